@@ -1,0 +1,54 @@
+"""medrobust: load a model, defend it, attack it, smooth it, tell the result.
+
+The public names are imported when they are first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from medrobust.data import Dataset as Dataset
+    from medrobust.data import Task as Task
+    from medrobust.data import load_task as load_task
+    from medrobust.data import open_dataset as open_dataset
+    from medrobust.data import open_image as open_image
+    from medrobust.defences import DEFENCES as DEFENCES
+    from medrobust.experiment import Experiment as Experiment
+    from medrobust.experiment import load_experiment as load_experiment
+    from medrobust.models import MODELS as MODELS
+    from medrobust.models import load as load
+    from medrobust.smoothing.certify import Certificate as Certificate
+    from medrobust.smoothing.certify import Smoothing as Smoothing
+    from medrobust.smoothing.certify import certify as certify
+    from medrobust.types import Classifier as Classifier
+    from medrobust.types import Defence as Defence
+
+_HOMES = {
+    "Certificate": "smoothing.certify",
+    "Classifier": "types",
+    "DEFENCES": "defences",
+    "Dataset": "data",
+    "Defence": "types",
+    "Experiment": "experiment",
+    "MODELS": "models",
+    "Smoothing": "smoothing.certify",
+    "Task": "data",
+    "certify": "smoothing.certify",
+    "load": "models",
+    "load_experiment": "experiment",
+    "load_task": "data",
+    "open_dataset": "data",
+    "open_image": "data",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'medrobust' has no attribute {name!r}")
+    return getattr(import_module(f"medrobust.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,125 @@
+"""The words of the house, as types.
+
+Legend of axes: `batch` images; `3 h w` colour channels (RGB), height, width; `dim` the joint image-text space;
+`classes` in the order of the task; `texts` prompts; `words` learned context vectors; `width` of a token embedding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Image = Float[Tensor, "3 h w"]  # float32 in [0, 1]; the model normalises inside
+Images = Float[Tensor, "batch 3 h w"]
+Labels = Int[Tensor, " batch"]
+Features = Float[Tensor, "batch dim"]
+Logits = Float[Tensor, "batch classes"]
+Context = Float[Tensor, "words width"]  # learned vectors that stand before the class name
+State = dict[str, Tensor]  # what a defence learned
+
+Scope = Literal["model", "tuned on input"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes a model's input of `size` x `size` pixels.
+
+    With `crop`, the shorter side is resized to `resize` and the centre is cut out; without, both sides are resized
+    to `size` and the aspect ratio is lost. Normalisation is not part of it: that happens inside the model.
+    """
+
+    size: int
+    resize: int
+    interpolation: Interpolation = "bicubic"
+    crop: bool = True
+
+
+@runtime_checkable
+class VisionLanguageModel(Protocol):
+    """A frozen dual encoder in evaluation mode; its device and dtype are its own."""
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of its weights: a state learned for other weights is refused."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What a picture must go through before it is an `Image` for this model."""
+
+    @property
+    def logit_scale(self) -> float:
+        """exp of the learned temperature: logits = logit_scale * cosine."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where images and texts are encoded."""
+
+    @property
+    def vision(self) -> nn.Module:
+        """The image encoder, from `Images` to `Features`, normalisation inside; its parameters are frozen."""
+
+    def with_vision(self, vision: nn.Module) -> "VisionLanguageModel":
+        """The same text tower beside another image encoder; this model stays as it was."""
+
+    def encode_image(self, images: Images) -> Features:
+        """Image features, not normalised; differentiable with respect to the pixels."""
+
+    def encode_text(self, texts: Sequence[str], context: Context | None = None) -> Float[Tensor, "texts dim"]:
+        """Text features, not normalised; `context` stands before the words of every text.
+
+        Raises PromptError, with the index of the text, where one does not fit.
+        """
+
+    def embed_words(self, text: str) -> Context:
+        """Token embeddings of a text without its markers: where a learned context may start."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """All that attacks and certificates know: images to features to logits.
+
+    Classifiers with equal `encode` share one pass over the noise.
+    """
+
+    encode: Callable[[Images], Features]
+    head: Callable[[Features], Logits]
+
+    def __call__(self, images: Images, /) -> Logits:
+        return self.head(self.encode(images))
+
+    def with_head(self, head: Callable[[Features], Logits]) -> "Classifier":
+        """The same encoder under another head."""
+        return replace(self, head=head)
+
+
+class Tune(Protocol):
+    """Adapt a classifier to one unlabelled image at test time; makes the scope `tuned on input`."""
+
+    def __call__(
+        self, classifier: Classifier, image: Image, *, sigma: float, generator: torch.Generator
+    ) -> Classifier: ...
+
+
+class Defence(NamedTuple):
+    """A pair of functions, and one optional slot.
+
+    `fit(model, data, *, generator) -> State`; `apply(model, task, state) -> Classifier`; `tune` as `Tune`.
+    """
+
+    fit: Callable[..., State]
+    apply: Callable[..., Classifier]
+    tune: Tune | None = None
+    settings: Any = None
+
+    @property
+    def scope(self) -> Scope:
+        """What a certificate of this defence speaks of."""
+        return "model" if self.tune is None else "tuned on input"
