@@ -1,0 +1,13 @@
+"""What a run leaves behind: rows, tables, and the report (`medrobust.results.report`); all without torch."""
+
+from medrobust.results.records import Journal as Journal
+from medrobust.results.records import Key as Key
+from medrobust.results.records import Row as Row
+from medrobust.results.records import read_rows as read_rows
+from medrobust.results.records import recompute as recompute
+from medrobust.results.tables import PairedGain as PairedGain
+from medrobust.results.tables import Summary as Summary
+from medrobust.results.tables import paired_gain as paired_gain
+from medrobust.results.tables import read_summary as read_summary
+from medrobust.results.tables import summarise as summarise
+from medrobust.results.tables import write_summary as write_summary

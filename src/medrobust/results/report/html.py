@@ -1,0 +1,165 @@
+"""report.html: one page that needs nothing but itself, not even a script."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from medrobust.results.records import Row
+from medrobust.results.report.curve import GRID, INK, PAPER, curve_svg
+from medrobust.results.report.markdown import markdown_table, radius_text, span
+from medrobust.results.report.sentences import abstentions, headline
+from medrobust.results.tables import Summary, certified, grouped, middle_radius, number_key, replace_text, share
+
+
+def write_report(
+    run_folder: Path,
+    *,
+    summary: Summary,
+    rows: Sequence[Row],
+    experiment: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    task: Mapping[str, Any],
+    model: Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]] | None = None,
+) -> Path:
+    """Write report.html, certified_accuracy.svg and results.md into a run folder; the page's path comes back.
+
+    `task` has title, classes (in label order), source, licence; `model` name, licence, sha256, source. An example has
+    png_base64, label (class number or text), answers: {defence: {"answer": class number, text or None where it
+    abstains, "radius": l2}} and, if it likes, their sigma. The same arguments give the same bytes. Raises RunError
+    where the folder cannot be written.
+    """
+    page = run_folder / "report.html"
+    replace_text(run_folder / "certified_accuracy.svg", curve_svg(summary, rows))
+    replace_text(run_folder / "results.md", markdown_table(summary))
+    groups = grouped(rows)
+    classes = [str(name) for name in task["classes"]]
+    parts = [
+        _part(
+            index,
+            summary["by_sigma"][number_key(sigma)],
+            groups.get(sigma, {}),
+            classes,
+            curve_svg(summary, rows, sigma),
+        )
+        for index, sigma in enumerate(summary["sigmas"])
+    ]
+    text = _template().render(
+        task=task,
+        model=model,
+        headline=headline(summary, rows),
+        parts=parts,
+        tuned=any(scope != "model" for part in parts for scope in part["scopes"]),
+        alphas=sorted({row.alpha for row in rows}),
+        expected=summary["expected_false_certificates"],
+        images=summary["images"],
+        attacked=_attacked(summary),
+        gallery=[_example(example, classes, summary["scope"]) for example in examples or ()],
+        settings=[("Experiment", list(_flat(experiment))), ("Environment", list(_flat(environment)))],
+    )
+    replace_text(page, text)
+    return page
+
+
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    here = resources.files("medrobust.results.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"radius": radius_text, "span": lambda part: span(part).replace("-", "–")}
+    environment.globals["style"] = Markup((here / "report.css").read_text(encoding="utf-8"))
+    return environment.from_string((here / "report.html.j2").read_text(encoding="utf-8"))
+
+
+def _part(index: int, block: Summary, rows: dict[str, list[Row]], classes: Sequence[str], svg: str) -> dict[str, Any]:
+    middle = middle_radius(block)
+    return {
+        "block": block,
+        "scopes": list(block["scope"].values()),
+        "radii": [number_key(radius) for radius in block["radii"]],
+        "best": _best(block),
+        "curve": _inline(svg, f"curve{index}-"),
+        "middle": middle,
+        "classes": _by_class(rows, classes, middle),
+        "abstentions": abstentions(block, rows),
+    }
+
+
+def _best(block: Summary) -> dict[str, float]:
+    """The highest certified accuracy at each radius among the defences of scope `model`: the page sets it in bold."""
+    sound = [name for name in block["defences"] if block["scope"][name] == "model"]
+    return {
+        radius: max((block["certified_accuracy"][name][radius]["value"] for name in sound), default=0.0) or 2.0
+        for radius in map(number_key, block["radii"])
+    }
+
+
+def _by_class(rows: dict[str, list[Row]], classes: Sequence[str], radius: float) -> list[dict[str, Any]]:
+    labels = sorted({row.label for members in rows.values() for row in members})
+    return [
+        {
+            "name": _class_name(label, classes),
+            "shares": {
+                defence: share(
+                    sum(certified(row, radius) for row in members if row.label == label),
+                    sum(row.label == label for row in members),
+                )
+                for defence, members in rows.items()
+            },
+        }
+        for label in labels
+    ]
+
+
+def _class_name(label: int | str, classes: Sequence[str]) -> str:
+    if isinstance(label, str):
+        return label
+    return classes[label] if 0 <= label < len(classes) else f"class {label}"
+
+
+def _inline(svg: str, prefix: str) -> Any:
+    """An SVG for the middle of a page: no prolog, ids of its own, the page's colours (dark ones too)."""
+    from markupsafe import Markup
+
+    body = svg[svg.index("<svg") :]
+    for found, put in (
+        (' id="', f' id="{prefix}'),
+        ('href="#', f'href="#{prefix}'),
+        ("url(#", f"url(#{prefix}"),
+        (INK, "currentColor"),
+        (f"fill: {PAPER}", "fill: none"),
+        (GRID, "var(--line)"),
+    ):
+        body = body.replace(found, put)
+    return Markup(body)
+
+
+def _attacked(summary: Summary) -> list[dict[str, Any]]:
+    return [
+        {"defence": name, "attack": attack, "share": part, "scope": summary["scope"].get(name, "model")}
+        for name, attacks in summary["robust_accuracy"].items()
+        for attack, part in attacks.items()
+    ]
+
+
+def _example(example: Mapping[str, Any], classes: Sequence[str], scopes: Mapping[str, str]) -> dict[str, Any]:
+    label = _class_name(example["label"], classes)
+    answers = []
+    for defence, given in example["answers"].items():
+        answer = None if given["answer"] is None else _class_name(given["answer"], classes)
+        tuned = scopes.get(defence, "model") != "model"
+        answers.append({"defence": defence, "tuned": tuned, "answer": answer, "radius": given["radius"]})
+    return {"image": example["png_base64"], "label": label, "sigma": example.get("sigma"), "answers": answers}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Nested settings as dotted names and texts, in their order."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{name}", ", ".join(map(str, value))
+        else:
+            yield f"{prefix}{name}", str(value)

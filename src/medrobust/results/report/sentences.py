@@ -1,0 +1,92 @@
+"""What the numbers of a run say, in plain words."""
+
+from collections.abc import Sequence
+
+from medrobust.errors import RunError
+from medrobust.results.records import Row
+from medrobust.results.report.markdown import span
+from medrobust.results.tables import Summary, middle_radius, number_key, paired_gain
+from medrobust.smoothing import bounds
+
+_MANY = 0.5  # abstentions above this share get a reason
+
+
+def headline(block: Summary, rows: Sequence[Row]) -> list[str]:
+    """The result in two to four sentences: the baseline (first defence), the best sound one, the best tuned one."""
+    radius, sigma = middle_radius(block), block["sigma"]
+    shares = {name: parts[number_key(radius)] for name, parts in block["certified_accuracy"].items()} if radius else {}
+    if not shares:
+        return ["No radius above 0 was asked for that these trials could certify."]
+    baseline, *others = block["defences"]
+    told = [
+        f"At radius {radius:g} (noise σ = {sigma:g}), {_named(block, baseline)} keeps {_percent(shares[baseline])} of "
+        f"{block['images']} images both right and certified: "
+        f"no change of the pixels with an l2 norm below {radius:g} alters the answer."
+    ]
+    for scope in ("model", "tuned on input"):
+        rivals = [name for name in others if block["scope"][name] == scope]
+        if rivals:
+            best = max(rivals, key=lambda name: shares[name]["value"])
+            change = _gain(rows, best, baseline, sigma, radius, rivals=len(rivals))
+            told.append(f"{_named(block, best)} keeps {_percent(shares[best])}{change}.")
+    return told
+
+
+def _percent(part: dict[str, float]) -> str:
+    return f"{100 * part['value']:.1f} % ({span(part).replace('-', '–')})"
+
+
+def _named(block: Summary, name: str) -> str:
+    return f"“{name}”" + ("" if block["scope"][name] == "model" else " (†, tuned on each input)")
+
+
+def _gain(rows: Sequence[Row], name: str, baseline: str, sigma: float, radius: float, *, rivals: int) -> str:
+    try:
+        gain = paired_gain(rows, name, baseline, sigma, radius)
+    except RunError:  # an interrupted run may not have reached an image of both
+        return ""
+    p_value = min(1.0, gain.p_value * rivals)  # Bonferroni: it was picked as the best of its rivals
+    chance = "" if p_value < 0.05 else "; a difference of this size may be chance"
+    size = "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+    many = f", corrected for {rivals} comparisons" if rivals > 1 else ""
+    return f", {gain.points:+.1f} points against “{baseline}” (exact McNemar p {size}{many}{chance})"
+
+
+def abstentions(block: Summary, rows: dict[str, list[Row]]) -> list[tuple[str, str]]:
+    """Defence and reason, for each that abstains on more than half of the images."""
+    return [
+        (name, _reason(block, name, rows[name]))
+        for name, part in block["abstained"].items()
+        if part["value"] > _MANY and rows.get(name)
+    ]
+
+
+def _reason(block: Summary, name: str, rows: Sequence[Row]) -> str:
+    abstained = block["abstained"][name]
+    lead = f"abstains on {abstained['hits']} of {abstained['total']} images: "
+    silent = [row for row in rows if row.prediction is None]
+    trials, alpha = max(row.trials for row in silent), silent[0].alpha
+    needed = bounds.fewest_trials(alpha)
+    if trials < needed:
+        return (
+            lead + f"n = {trials} is too small, at alpha = {alpha:g} nothing can be certified with fewer than "
+            f"{needed} trials."
+        )
+    nearly = sum(2 * row.votes > row.trials for row in silent)
+    if 2 * nearly > len(silent):
+        return lead + (
+            f"most of them had a majority of the votes, but n = {trials} is too small to prove it at alpha = "
+            f"{alpha:g}; more trials would certify them, with small radii."
+        )
+    clean = block["clean_accuracy"][name]["value"]
+    share = 100 * sum(row.votes for row in silent) / max(1, sum(row.trials for row in silent))
+    votes = f"under noise the leading class got {share:.0f} % of the votes on average, no majority"
+    if clean >= _MANY:
+        return lead + (
+            f"{votes}, though {100 * clean:.0f} % of the noiseless images are answered right: sigma = "
+            f"{block['sigma']:g} is too large for this classifier; try a smaller sigma or a defence trained on noise."
+        )
+    return lead + (
+        f"{votes}, and {100 * clean:.0f} % of the noiseless images are answered right: its accuracy is near chance, "
+        "so there is little to certify; try another model, other class names or a fitted defence."
+    )

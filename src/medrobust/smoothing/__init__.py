@@ -1,0 +1,1 @@
+"""Randomized smoothing: bounds (plain numbers), sampling (votes under noise), certificates."""

@@ -1,0 +1,231 @@
+"""The page is complete, self-contained, safe from hostile names, and the same every time."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from specimens import RADII, specimen, study
+
+from medrobust.results.report import curve_svg, markdown_table, write_report
+from medrobust.results.report.sentences import abstentions, headline
+from medrobust.results.tables import grouped, summarise
+
+HOSTILE = "<script>alert('x')</script>\"&"
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+class Page(HTMLParser):
+    """Tags, attributes and texts of a page; table cells by row."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.rows: list[list[str]] = []
+        self.words = ""
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data + " "
+
+
+def report(folder: Path, **changes: Any) -> str:
+    rows = changes.pop("rows", study())
+    given: dict[str, Any] = {
+        "summary": summarise(rows, RADII),
+        "rows": rows,
+        "experiment": {"smoothing": {"alpha": 0.001, "radii": RADII}, "seed": 0},
+        "environment": {"torch": "2.9.1", "threads": 2, "batch": 16},
+        "task": {"title": "Blood cells", "classes": ["benign", HOSTILE], "source": "somewhere", "licence": "CC BY 4.0"},
+        "model": {"name": "builtin", "licence": "Apache-2.0", "sha256": "ab" * 32, "source": "https://example.org/m"},
+        "examples": [
+            {
+                "png_base64": PIXEL,
+                "label": 0,
+                "answers": {"few-shot": {"answer": 0, "radius": 0.12399}, "tuner": {"answer": None, "radius": 0.0}},
+            }
+        ],
+    }
+    path = write_report(folder, **(given | changes))
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return report(tmp_path_factory.mktemp("run"))
+
+
+def test_the_page_tells_what_it_must(text: str) -> None:
+    words = " ".join(Page(text).words.split())
+    for fact in (
+        "Not a medical device",
+        "Blood cells",
+        "12 images",
+        "At radius 0.25 (noise σ = 0.25), “zero-shot” keeps 25.0 % (5.4–57.2)",
+        "tuned on input",
+        "frozen as tuned on this image, not of a system that would tune again",
+        "l2 norm",
+        "[0, 1]",
+        "after resize and crop",
+        "alpha = 0.001",
+        "0.012 false certificates",
+        "CC BY 4.0",
+        "Apache-2.0",
+        "ab" * 32,
+        "2.9.1",
+        "threads",
+        "smoothing.alpha",
+        "benign",
+        "radius 0.123",
+        "abstains",
+    ):
+        assert fact in words, fact
+
+
+def test_every_defence_has_its_row_and_scope_under_each_sigma(text: str) -> None:
+    rows = [[" ".join(cell.split()) for cell in row] for row in Page(text).rows]
+    for name, scope in (("zero-shot", "model"), ("few-shot", "model"), ("tuner †", "tuned on input †")):
+        found = [row for row in rows if len(row) == 3 + len(RADII) + 4 and row[0] == name]
+        assert [row[1] for row in found] == [scope, scope]
+    zero_shot = next(row for row in rows if row[0] == "zero-shot")
+    assert zero_shot[2:7] == ["91.7 61.5–99.8", "58.3 27.6–84.9", "25.0 5.4–57.2", "25.0 5.4–57.2", "0.0 0.0–26.5"]
+    assert zero_shot[7:] == ["33.3 9.9–65.2", "8.3 0.2–38.5", zero_shot[9], "1,000"]
+
+
+def test_shares_by_class_are_counted_by_class(text: str) -> None:
+    rows = [[" ".join(cell.split()) for cell in row] for row in Page(text).rows]
+    assert next(row for row in rows if row[0] == "benign")[1:] == ["33 2 of 6", "67 4 of 6", "100 6 of 6"]
+
+
+def test_the_page_needs_nothing_but_itself(text: str) -> None:
+    page = Page(text)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+    loads = [value for name, value in page.attributes if name in ("src", "href", "xlink:href", "srcset", "data")]
+    assert loads
+    assert all(value and value.startswith(("#", "data:image/png;base64,")) for value in loads)
+    assert not re.search(r"url\((?!#)|@import", text)
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    rows = [replace(row, defence=HOSTILE if row.defence == "few-shot" else row.defence) for row in study((0.25,))]
+    text = report(tmp_path, rows=rows, environment={HOSTILE: HOSTILE}, examples=[])
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "<script" not in text
+    assert HOSTILE in page.words
+    assert HOSTILE in " ".join(cell for row in page.rows for cell in row)
+    ElementTree.fromstring((tmp_path / "certified_accuracy.svg").read_text())
+    assert "<script" not in (tmp_path / "results.md").read_text()
+
+
+def test_ids_stand_once_and_references_hit(text: str) -> None:
+    page = Page(text)
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(set(ids)) == len(ids)
+    assert {value[1:] for name, value in page.attributes if name.endswith("href") and value} <= set(ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        report(tmp_path / folder)
+    for name in ("report.html", "certified_accuracy.svg", "results.md"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    assert len(list((tmp_path / "first").iterdir())) == 3
+
+
+def test_a_run_without_examples_or_tuning_or_radii(tmp_path: Path) -> None:
+    rows = [specimen(300, id="a"), specimen(990, id="b")]
+    text = report(tmp_path, rows=rows, summary=summarise(rows, []), examples=None)
+    assert "Examples" not in text
+    assert "(No defence in this report.)" in text
+
+
+def test_robust_accuracy_is_shown_with_its_scope(tmp_path: Path) -> None:
+    rows = study((0.25,))
+    summary = summarise(rows, RADII)
+    summary["robust_accuracy"] = {"tuner": {"apgd": {"value": 0.5, "low": 0.21, "high": 0.79, "hits": 6, "total": 12}}}
+    page = Page(report(tmp_path, rows=rows, summary=summary))
+    assert ["tuner †", "tuned on input", "apgd", "50.0 21.0–79.0"] in [
+        [" ".join(cell.split()) for cell in row] for row in page.rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("votes", "trials", "clean", "said"),
+    [
+        (9, 9, 1, "n = 9 is too small"),
+        (520, 1000, 1, "n = 1000 is too small to prove it"),
+        (300, 1000, 1, "too large for this classifier"),
+        (300, 1000, 0, "near chance"),
+    ],
+)
+def test_abstention_is_given_its_reason(votes: int, trials: int, clean: int, said: str) -> None:
+    rows = [specimen(votes, trials=trials, clean=clean, id=str(image)) for image in range(3)]
+    reasons = abstentions(summarise(rows, RADII), grouped(rows)[0.25])
+    assert [name for name, _ in reasons] == ["zero-shot"]
+    assert "abstains on 3 of 3 images" in reasons[0][1]
+    assert said in reasons[0][1]
+
+
+def test_few_abstentions_need_no_reason() -> None:
+    rows = [specimen(300, id="a"), specimen(990, id="b")]
+    assert abstentions(summarise(rows, RADII), grouped(rows)[0.25]) == []
+
+
+def test_the_headline_names_the_best_of_each_scope() -> None:
+    rows = study()
+    baseline, sound, tuned = headline(summarise(rows, RADII), rows)
+    assert "zero-shot" in baseline
+    assert "“few-shot” keeps 58.3 %" in sound
+    assert "+33.3 points" in sound
+    assert "p = 0.125; a difference of this size may be chance" in sound
+    assert "(†, tuned on each input)" in tuned
+
+
+@pytest.mark.parametrize("with_rows", [True, False])
+def test_the_curve_is_valid_svg_that_marks_scope_and_limit(with_rows: bool) -> None:
+    rows = study()
+    svg = curve_svg(summarise(rows, RADII), rows if with_rows else ())
+    ElementTree.fromstring(svg)
+    assert svg.count("tuner † tuned on input") >= 2
+    assert "largest possible: 0.615" in svg
+    assert "noise σ = 0.5" in svg
+    assert "noise σ = 0.25" not in curve_svg(summarise(rows, RADII), rows, 0.5)
+
+
+def test_the_markdown_table_has_every_defence_with_its_scope() -> None:
+    text = markdown_table(summarise(study(), RADII))
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert {len(line) for line in lines} == {3 + len(RADII) + 4}
+    assert [line[:2] for line in lines if line[0] == "| tuner †"] == [["| tuner †", "tuned on input"]] * 2
+    assert "25.0 (5.4-57.2)" in text
+    assert "† tuned on input" in text
+    assert markdown_table(summarise(study(), RADII), 0.5).count("**σ") == 1
+
+
+def test_a_pipe_in_a_name_breaks_no_table() -> None:
+    rows = [specimen(defence="a|b\n<i>")]
+    assert "| a\\|b &lt;i&gt; | model |" in markdown_table(summarise(rows, RADII))
