@@ -1,0 +1,110 @@
+"""Learn a text context from labelled images, clean or noisy: the core of CoOp and of PromptSmooth's few-shot mode."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from medrobust.data.augment import augment
+from medrobust.data.sources import shots
+from medrobust.data.task import Dataset
+from medrobust.defences.heads import context_names, start_context, text_prototypes
+from medrobust.training import Progress, Schedule, descend
+from medrobust.types import Context, Images, VisionLanguageModel
+
+
+class ContextSettings(BaseModel):
+    """Defaults of the paper's few-shot mode, except where a field says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shots: int = Field(16, ge=1)  # images a class
+    words: int = Field(5, ge=1)  # M; only where the context starts at random
+    start: Literal["random", "template"] = "random"
+    epochs: int = Field(50, ge=1)
+    batch: int = Field(32, ge=1)
+    lr: float = Field(0.002, gt=0)
+    augment: bool = True
+
+
+def learn_context(
+    model: VisionLanguageModel,
+    data: Dataset,
+    settings: ContextSettings,
+    *,
+    sigmas: Sequence[float],
+    clean_fraction: float = 0.0,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> Context:
+    """min_P mean CE(softmax z_P(x + e), y) by SGD with momentum 0.9 and a cosine; first epoch at lr 1e-5.
+
+    `sigmas`: noise levels in pixels of [0, 1], one drawn for each image (ours); none means clean images (CoOp).
+    References: Zhou et al., IJCV 2022 (CoOp); Hussein et al., MICCAI 2024 (PromptSmooth), section 3.
+    """
+    chosen = shots(data, settings.shots, generator)
+    images, labels = chosen.images().to(model.device), chosen.labels.to(model.device)
+    names = context_names(data.task)
+    context = _start(model, data, settings, generator).to(model.device).requires_grad_(True)
+    draw = _shuffled(len(labels), min(settings.batch, len(labels)), generator)
+    per_epoch = -(-len(labels) // settings.batch)
+
+    def loss(_step: int) -> Tensor:
+        rows = draw()
+        views = augment(images[rows].cpu(), generator, scale=(0.8, 1.0), colour=0.0).to(model.device) if (
+            settings.augment
+        ) else images[rows]  # fmt: skip
+        with torch.no_grad():
+            features = F.normalize(
+                model.encode_image(add_noise(views, sigmas, generator, clean_fraction=clean_fraction)), dim=-1
+            )
+        prototypes = text_prototypes(model, names, context)
+        return F.cross_entropy(model.logit_scale * features @ prototypes.T, labels[rows])
+
+    steps = per_epoch * settings.epochs
+    warmup = per_epoch if settings.epochs > 1 else 0
+    descend(
+        loss,
+        torch.optim.SGD([context], lr=settings.lr, momentum=0.9),
+        Schedule(settings.lr, steps, warmup=warmup, warmup_lr=1e-5),
+        progress=progress,
+    )
+    return context.detach().cpu()
+
+
+def add_noise(
+    images: Images, sigmas: Sequence[float], generator: torch.Generator, *, clean_fraction: float = 0.0
+) -> Images:
+    """Gaussian noise, not clipped; its level drawn for each image from `sigmas`, or none at all."""
+    if not sigmas:
+        return images
+    count = len(images)
+    level = torch.tensor(list(sigmas))[torch.randint(len(sigmas), (count,), generator=generator)]
+    if clean_fraction > 0:
+        level = level * (torch.rand(count, generator=generator) >= clean_fraction)
+    noise = torch.randn(images.shape, generator=generator) * level.view(-1, 1, 1, 1)
+    return images + noise.to(images.device)
+
+
+def _start(model: VisionLanguageModel, data: Dataset, settings: ContextSettings, generator: torch.Generator) -> Context:
+    if settings.start == "template":
+        return start_context(model, data.task.templates[0])
+    width = model.embed_words("a").shape[1]
+    return 0.02 * torch.randn(settings.words, width, generator=generator)
+
+
+def _shuffled(count: int, batch: int, generator: torch.Generator):  # type: ignore[no-untyped-def]
+    """Rows of the next batch; every epoch in a new order, its last batch smaller."""
+    order: list[int] = []
+
+    def draw() -> Tensor:
+        nonlocal order
+        if not order:
+            order = torch.randperm(count, generator=generator).tolist()
+        rows, order = order[:batch], order[batch:]
+        return torch.tensor(rows)
+
+    return draw

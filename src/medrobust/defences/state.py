@@ -1,0 +1,112 @@
+"""What a defence learned, on disk: safetensors with a header that says for which model and task."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medrobust import __version__
+from medrobust.data.task import Task
+from medrobust.errors import RunError, StateError
+from medrobust.types import State, VisionLanguageModel
+
+FORMAT = "medrobust-state"
+
+
+class Header(BaseModel):
+    """Whose state it is; stands in the safetensors file's metadata, one string a field."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model: str
+    model_sha256: str
+    task: str
+    classes: tuple[str, ...]
+    defence: str
+    settings: dict[str, Any]
+    data: str
+    seed: int
+    medrobust: str = __version__
+    schema_version: int = 1
+
+
+def header_of(
+    model: VisionLanguageModel, task: Task, defence: str, settings: BaseModel, *, data: str, seed: int
+) -> Header:
+    """The header for what `defence` learned from `data`."""
+    return Header(
+        model=model.name,
+        model_sha256=model.sha256,
+        task=task.name,
+        classes=task.classes,
+        defence=defence,
+        settings=settings.model_dump(mode="json"),
+        data=data,
+        seed=seed,
+    )
+
+
+def save_state(path: Path, state: State, header: Header) -> None:
+    """Write both in one file, whole or not at all.
+
+    Raises RunError where the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    said = {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.model_dump().items()}
+    data = save({key: value.contiguous() for key, value in state.items()}, {"format": FORMAT, **said})
+    draft = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def load_state(path: Path) -> tuple[State, Header]:
+    """Tensors and header of a state file.
+
+    Raises StateError where it is missing, broken or no state of medrobust.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise StateError(f"no state file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = dict(file.metadata() or {})
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise StateError(f"{path} is no complete safetensors file: {error}") from error
+    if said.get("format") != FORMAT:
+        raise StateError(f"{path} holds tensors, but no state of a medrobust defence")
+    try:
+        structured = {"classes", "settings", "seed", "schema_version"}
+        header = Header.model_validate({k: json.loads(v) if k in structured else v for k, v in said.items()})
+    except (ValidationError, ValueError) as error:
+        raise StateError(f"{path} has a damaged header: {str(error).splitlines()[0]}") from error
+    if header.schema_version != 1:
+        raise StateError(f"{path} has schema version {header.schema_version}, this version of medrobust reads 1")
+    return state, header
+
+
+def check_header(header: Header, model: VisionLanguageModel, task: Task, *, path: Path) -> None:
+    """Refuse a state of another model or task, by name.
+
+    Raises StateError.
+    """
+    if header.model_sha256 != model.sha256:
+        found, wanted = f"{header.model} ({header.model_sha256[:12]})", f"{model.name} ({model.sha256[:12]})"
+        raise StateError(f"{path} was learned for model {found}, asked for {wanted}; pass --model {header.model}")
+    if header.task != task.name or header.classes != task.classes:
+        raise StateError(
+            f"{path} was learned for task {header.task} with classes {', '.join(header.classes)}, asked for "
+            f"{task.name} with classes {', '.join(task.classes)}; pass --task {header.task}"
+        )

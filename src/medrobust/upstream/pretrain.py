@@ -1,0 +1,150 @@
+"""Contrastive pre-training of a CLIP on image-caption pairs.
+
+Reference: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021. All
+images that a caption describes are its matches, as in Yang et al., "Unified contrastive learning in image-text-label
+space", CVPR 2022; where every image has a caption of its own this is CLIP's loss.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from medrobust.models.clip import silent
+from medrobust.models.prompting import token_rows
+from medrobust.seeds import stream
+from medrobust.training import Progress, Schedule, descend
+from medrobust.upstream.pairs import Batch, Pairs, batches
+from medrobust.upstream.recipe import Recipe
+from medrobust.upstream.tokenizer import train_tokenizer
+
+# Mean and standard deviation of CLIP's own preprocessing
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+LARGEST_SCALE = math.log(100)
+
+
+def pretrain(recipe: Recipe, sources: Sequence[Pairs], *, progress: Progress | None = None) -> tuple[nn.Module, Any]:
+    """A network (`transformers.CLIPModel`) and its tokenizer, trained as the recipe says.
+
+    Raises TrainingError where the loss is not finite.
+    """
+    texts = [caption for pairs in sources for captions in pairs.captions for caption in captions]
+    sizes, training = recipe.architecture, recipe.training
+    tokenizer = train_tokenizer(texts, vocabulary=sizes.vocabulary, context_length=sizes.context_length)
+    tokens = {text: tokenizer(text)["input_ids"] for text in set(texts)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        network = build(recipe, tokenizer)
+    network.train()
+    draw = batches(sources, training.batch, stream(training.seed, "pretrain"))
+    average = copy.deepcopy(network)
+
+    def loss(_step: int) -> Tensor:
+        batch = draw()
+        rows = token_rows([tokens[text] for text in batch.captions], words=0, limit=sizes.context_length)
+        return contrastive_loss(network, batch, rows)
+
+    def after(step: int) -> None:
+        with torch.no_grad():
+            network.logit_scale.clamp_(max=LARGEST_SCALE)
+            follow(average, network, min(training.average, (step + 1) / (step + 10)))
+
+    descend(
+        loss,
+        _optimiser(network, training.weight_decay),
+        Schedule(training.lr, training.steps, warmup=training.warmup),
+        progress=progress,
+        clip_norm=1.0,
+        after=after,
+    )
+    return average.eval(), tokenizer
+
+
+def contrastive_loss(network: Any, batch: Batch, rows: Int[Tensor, "captions tokens"]) -> Float[Tensor, ""]:
+    """Cross-entropy both ways over the batch; a caption's target is shared by the images that it describes."""
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    images = network.get_image_features(pixel_values=(batch.images - mean) / std).pooler_output
+    texts = network.get_text_features(input_ids=rows).pooler_output
+    logits = network.logit_scale.exp() * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
+    described = F.one_hot(batch.caption_of, len(batch.captions)).float()
+    share = described / described.sum(dim=0, keepdim=True)
+    return 0.5 * (F.cross_entropy(logits, batch.caption_of) + F.cross_entropy(logits.T, share.T))
+
+
+def build(recipe: Recipe, tokenizer: Any) -> Any:
+    """The untrained network of a recipe."""
+    from transformers import CLIPConfig, CLIPModel
+
+    sizes = recipe.architecture
+    end = tokenizer.eos_token_id
+    text = {
+        "vocab_size": end + 1,
+        "hidden_size": sizes.text_width,
+        "intermediate_size": 4 * sizes.text_width,
+        "num_hidden_layers": sizes.text_layers,
+        "num_attention_heads": sizes.text_heads,
+        "max_position_embeddings": sizes.context_length,
+        "projection_dim": sizes.projection,
+        "hidden_act": "gelu",
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
+    vision = {
+        "image_size": sizes.image_size,
+        "patch_size": sizes.patch_size,
+        "hidden_size": sizes.vision_width,
+        "intermediate_size": 4 * sizes.vision_width,
+        "num_hidden_layers": sizes.vision_layers,
+        "num_attention_heads": sizes.vision_heads,
+        "projection_dim": sizes.projection,
+        "hidden_act": "gelu",
+    }
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=sizes.projection))
+
+
+def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the averaged weights a step towards the network's."""
+    for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
+
+
+def save(network: Any, tokenizer: Any, recipe: Recipe, folder: Path) -> None:
+    """A folder in the format of transformers that `models.load` reads: fp16 safetensors, tokenizer, preprocessing."""
+    with silent():
+        network.half().save_pretrained(folder, safe_serialization=True)
+        tokenizer.save_pretrained(folder)
+    side = recipe.architecture.image_size
+    preprocessing = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+        "do_convert_rgb": True,
+    }
+    text = json.dumps(preprocessing, indent=2) + "\n"
+    (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+
+
+def _optimiser(network: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    flat = [p for p in network.parameters() if p.ndim < 2]
+    matrices = [p for p in network.parameters() if p.ndim >= 2]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": flat, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6, fused=True)
