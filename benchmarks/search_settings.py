@@ -1,0 +1,117 @@
+"""Settings of the defences, tried on the validation splits of blood and chest; the test splits are not touched.
+
+    MEDROBUST_DATA=FOLDER python benchmarks/search_settings.py few-shot|pool|distill|tune
+
+Score: the share of images whose share of right answers among `--draws` noisy copies is at least Phi(r / sigma), that
+is, an estimate of certified accuracy without the price of a confidence bound. Good for choosing, not for reporting.
+"""
+
+import argparse
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from scipy.stats import norm
+
+from medrobust.data import Dataset, load_task, open_dataset
+from medrobust.defences import make
+from medrobust.defences.adaptation import merged, vision_part
+from medrobust.environment import available_threads
+from medrobust.models import load
+from medrobust.models.clip import Clip
+from medrobust.seeds import stream
+from medrobust.smoothing.noise import noise
+from medrobust.smoothing.sampling import count_votes
+from medrobust.types import Classifier, Defence, State
+
+SETS = {"blood": ("blood_pbc_28_subset.npz", "bloodmnist"), "chest": ("pneumoniamnist_subset.npz", "pneumoniamnist")}
+POINTS = ((0.25, 0.25), (0.25, 0.5), (0.5, 0.5))  # sigma, radius
+DISTILLED = {"steps": 600, "lr": 0.005}
+
+GRIDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "few-shot": [
+        ("promptsmooth", {"start": start, "lr": lr, "epochs": epochs, "sigmas": sigmas})
+        for start, lr, epochs, sigmas in itertools.product(
+            ("random", "template"), (0.002, 0.02, 0.1), (50,), ((0.25, 0.5, 0.75, 1.0), (0.1, 0.25, 0.5))
+        )
+    ],
+    "pool": [
+        ("pool", {"lr": lr, "steps": steps, "balance": balance, "sigmas": (0.1, 0.25, 0.5)})
+        for lr, steps, balance in itertools.product((2e-3, 1e-2), (100,), (1.0, 2.0))
+    ],
+    "tune": [
+        ("promptsmooth", {"mode": "zero-shot", "tune_lr": lr}) for lr in (5e-3, 2e-2)
+    ],
+    "distill": [
+        ("distill", {"part": part, "steps": steps, "lr": lr, "rank": 4, "sigmas": (0.1, 0.25, 0.5)})
+        for part, steps, lr in (
+            ("lora", 300, 0.002), ("lora", 300, 0.005), ("lora", 600, 0.005), ("all", 300, 0.0005),
+        )
+    ],
+}  # fmt: skip
+
+
+def main() -> None:
+    """Print a line for each candidate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=GRIDS)
+    parser.add_argument("--images", type=int, default=80)
+    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--on-distill", action="store_true", help="learn on top of a distilled tower")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(available_threads())
+    model = load("builtin")
+    for name in arguments.sets:
+        source, task = SETS[name]
+        val = open_dataset(source, load_task(task), preprocess=model.preprocess, split="val", limit=arguments.images)
+        train = open_dataset(source, load_task(task), preprocess=model.preprocess, split="train")
+        print(f"{name} zero-shot: {_scores(make('zero-shot'), model, val, {}, arguments.draws)}", flush=True)
+        below: State = {}
+        if arguments.on_distill:
+            below = make("distill", DISTILLED).fit(model, train, generator=stream(0, "fit distill"))
+        for label, defence, state in _candidates(arguments.what, model, train, below):
+            print(f"{name} {label}: {_scores(defence, model, val, state, arguments.draws)}", flush=True)
+
+
+def _candidates(what: str, model: Clip, train: Dataset, below: State) -> Iterator[tuple[str, Defence, State]]:
+    for name, settings in GRIDS[what]:
+        defence = make(name, settings)
+        began = time.perf_counter()
+        learned = defence.fit(merged(model, vision_part(below)), train, generator=stream(0, f"fit {name}"))
+        yield f"{name} {settings} ({time.perf_counter() - began:.0f} s)", defence, {**below, **learned}
+
+
+def _scores(defence: Defence, model: Clip, val: Dataset, state: State, draws: int) -> str:
+    classifier = defence.apply(model, val.task, state)
+    clean = _clean(classifier, val)
+    shares = {sigma: _right(defence, classifier, val, sigma, draws) for sigma in sorted({s for s, _ in POINTS})}
+    found = [sum(p >= norm.cdf(r / s) for p in shares[s]) / len(val) for s, r in POINTS]
+    return f"clean {clean:.1%} " + " ".join(
+        f"s{s:g} r{r:g} {share:.1%}" for (s, r), share in zip(POINTS, found, strict=True)
+    )
+
+
+def _right(defence: Defence, classifier: Classifier, val: Dataset, sigma: float, draws: int) -> Sequence[float]:
+    shares = []
+    for number, (item, label) in enumerate(zip(val.ids, val.targets, strict=True)):
+        image = val.read(number)
+        used = classifier
+        if defence.tune is not None:
+            used = defence.tune(classifier, image, sigma=sigma, generator=stream(0, "tune", item, sigma))
+        source = noise(tuple(image.shape), image.device, seed=0, use="search", item=item, sigma=sigma)
+        votes = count_votes([used], image, sigma=sigma, trials=draws, batch=min(draws, 100), noise=source)
+        shares.append(int(votes[0, label]) / draws)
+    return shares
+
+
+@torch.inference_mode()
+def _clean(classifier: Classifier, val: Dataset) -> float:
+    answers = torch.cat([classifier(val.images(range(i, min(i + 64, len(val))))) for i in range(0, len(val), 64)])
+    return float((answers.argmax(dim=1) == val.labels).float().mean())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Single images, answered: the class, its probability, and what is certain about it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medrobust.data import Task, load_task, open_image
+from medrobust.defences import make
+from medrobust.defences.state import check_header, load_state
+from medrobust.environment import available_threads
+from medrobust.errors import ConfigError
+from medrobust.models import load
+from medrobust.preparation import checked_device
+from medrobust.seeds import stream
+from medrobust.smoothing.certify import Smoothing, certify
+from medrobust.types import Classifier, Image, State
+
+
+def answer_images(
+    paths: Sequence[Path],
+    *,
+    model: str,
+    task: str | None,
+    choice: Mapping[str, Any],
+    sigma: float | None,
+    n: int,
+    alpha: float,
+    seed: int,
+    device: str,
+) -> dict[str, Any]:
+    """Class and probabilities of each image; with `sigma` also a certificate.
+
+    Raises MedrobustError.
+    """
+    smoothing = None if sigma is None else Smoothing(sigma, alpha, estimation=n)
+    defence = make(choice["name"], choice["settings"])
+    torch.set_num_threads(available_threads())
+    state: State = {}
+    if choice["state"]:
+        state, header = load_state(Path(choice["state"]))
+        task = task or header.task
+    if task is None:
+        raise ConfigError("which classes? pass --task NAME or --task FILE.yaml (see `medrobust tasks`)")
+    known, loaded = load_task(task), load(model, device=checked_device(device))
+    if choice["state"]:
+        check_header(header, loaded, known, path=Path(choice["state"]))
+    classifier = defence.apply(loaded, known, state)
+    items = []
+    for path in paths:
+        image = open_image(path, loaded.preprocess).to(loaded.device)
+        item = str(path)
+        if defence.tune is not None:
+            if smoothing is None:
+                raise ConfigError(f"{choice['name']} tunes its prompt under noise: pass --sigma")
+            classifier = defence.tune(
+                classifier, image, sigma=smoothing.sigma, generator=stream(seed, "tune", item, smoothing.sigma)
+            )
+        found = {"path": item, **_clean(classifier, image, known)}
+        if smoothing is not None:
+            (certificate,) = certify(
+                [classifier], image, smoothing, seed=seed, item=item, batch=64, scopes=[defence.scope]
+            )
+            answer = certificate.prediction
+            found["certificate"] = {
+                "class": None if answer is None else known.classes[answer],
+                "radius": certificate.radius,
+                "sigma": certificate.sigma,
+                "alpha": certificate.alpha,
+                "votes": certificate.votes,
+                "trials": certificate.trials,
+                "scope": certificate.scope,
+            }
+        items.append(found)
+    return {
+        "model": loaded.name,
+        "model_sha256": loaded.sha256,
+        "task": known.name,
+        "defence": choice["name"],
+        "images": items,
+        "notice": "not a medical device",
+    }
+
+
+@torch.inference_mode()
+def _clean(classifier: Classifier, image: Image, task: Task) -> dict[str, Any]:
+    chances = classifier(image[None]).softmax(dim=1)[0].tolist()
+    best = max(range(len(chances)), key=chances.__getitem__)
+    return {
+        "class": task.classes[best],
+        "probability": chances[best],
+        "probabilities": dict(zip(task.classes, chances, strict=True)),
+    }

@@ -1,0 +1,150 @@
+"""What an experiment needs before it starts: model, task and images loaded, its folder claimed, settings checked."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medrobust.data import Dataset, Task, load_task, open_dataset
+from medrobust.defences import make
+from medrobust.environment import available_threads, describe
+from medrobust.errors import ConfigError, RunError
+from medrobust.experiment import Experiment, to_yaml
+from medrobust.models import load
+from medrobust.models.clip import Clip
+from medrobust.smoothing.certify import Smoothing
+from medrobust.smoothing.noise import kernel
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Where a run says what it does: sentences, and how far a named piece of work has come."""
+
+    say: Callable[[str], None] = lambda _text: None
+    progress: Callable[[str, int, int], None] = lambda _title, _done, _total: None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Model, task and images of an experiment, loaded and checked."""
+
+    experiment: Experiment
+    model: Clip
+    task: Task
+    data: Dataset
+
+
+def prepare(experiment: Experiment, *, split: str | None = None) -> Bench:
+    """Load what an experiment names, the settings first, so that bad ones cost no waiting.
+
+    Raises MedrobustError.
+    """
+    check_settings(experiment)
+    device = checked_device(experiment.device)
+    torch.set_num_threads(experiment.threads or available_threads())
+    task = load_task(experiment.task) if experiment.task else None
+    model = load(experiment.model, device=device, revision=experiment.revision)
+    data = open_dataset(
+        experiment.data,
+        task,
+        preprocess=model.preprocess,
+        split=split or experiment.split,
+        skip_broken=experiment.skip_broken,
+        limit=experiment.limit if split is None else None,
+    )
+    return Bench(experiment, model, data.task, data)
+
+
+def check_settings(experiment: Experiment) -> None:
+    """What can be told without model and images; raises SmoothingError or ConfigError."""
+    smoothings(experiment)
+    for choice in experiment.defences:
+        make(choice.name, choice.settings)
+
+
+def smoothings(experiment: Experiment) -> list[Smoothing]:
+    """One setting a noise level; raises SmoothingError where nothing can come out."""
+    return [
+        Smoothing(sigma, experiment.alpha, experiment.selection, experiment.n, experiment.stopping)
+        for sigma in experiment.sigmas
+    ]
+
+
+def checked_device(name: str) -> torch.device:
+    """A device that is there; raises ConfigError otherwise."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def claim(out: Path, experiment: Experiment) -> None:
+    """Make the run folder this experiment's own, or see that it is; `limit` may differ when a run is extended.
+
+    Raises RunError where it is another's or cannot be written.
+    """
+    path, wanted = out / "experiment.yaml", to_yaml(experiment)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if path.exists() and (out / "certified.jsonl").exists():
+            before, now = _without_limit(path.read_text(encoding="utf-8")), _without_limit(wanted)
+            if before != now:
+                line = next((a for a, b in zip(now, before, strict=False) if a != b), now[-1])
+                raise RunError(f"{out} holds a run with other settings (now `{line.strip()}`); use another --out")
+        path.write_text(wanted, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write into {out}: {error.strerror or error}") from error
+
+
+def keep_environment(out: Path, bench: Bench, states: Mapping[str, str]) -> dict[str, Any]:
+    """Write environment.json, or see that a resumed run has the same one.
+
+    `states`: the hash of what each defence learned. Raises RunError naming what differs.
+    """
+    model, task = bench.model, bench.task
+    found: dict[str, Any] = {
+        "environment": describe(
+            model.device,
+            threads=torch.get_num_threads(),
+            batch=bench.experiment.batch,
+            noise=kernel(model.device),
+            dtype=torch.float32,
+        ),
+        "model": {"name": model.name, "sha256": model.sha256, "licence": model.licence},
+        "task": {
+            "name": task.name,
+            "title": task.title,
+            "classes": list(task.classes),
+            "source": task.source,
+            "licence": task.licence,
+        },
+        "states": dict(states),
+    }
+    path = out / "environment.json"
+    if path.exists() and (out / "certified.jsonl").exists():
+        _check_same(out, json.loads(path.read_text(encoding="utf-8")), found)
+    try:
+        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write into {out}: {error.strerror or error}") from error
+    return found
+
+
+def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    for part, values in now.items():
+        for key, value in values.items():
+            was = before.get(part, {}).get(key)
+            if was != value:
+                raise RunError(
+                    f"{out} was begun with {part} {key} = {was!r}, now it is {value!r}; certificates of both must not "
+                    "be mixed: use another --out"
+                )
+
+
+def _without_limit(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith("limit:")]

@@ -1,0 +1,136 @@
+"""Carry out an experiment: fit what is not fitted, certify image after image, tell the result, resume."""
+
+import base64
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medrobust.experiment import Experiment
+from medrobust.fitting import Fitted, fit_all
+from medrobust.preparation import Bench, Reporter, check_settings, claim, keep_environment, prepare, smoothings
+from medrobust.results import Journal, Key, Row, read_rows
+from medrobust.results.folder import publish
+from medrobust.seeds import stream
+from medrobust.smoothing.certify import Certificate, Smoothing, certify, clean_answers
+from medrobust.smoothing.sampling import encoders
+from medrobust.types import Classifier, Image
+
+
+def run(experiment: Experiment, out: Path, *, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Fit, certify and report one experiment into `out`; an interrupted one goes on where it stopped.
+
+    The summary comes back. Raises MedrobustError, with everything already written intact.
+    """
+    tell = reporter or Reporter()
+    check_settings(experiment)
+    claim(out, experiment)
+    bench = prepare(experiment)
+    if bench.data.skipped:
+        tell.say(f"{len(bench.data.skipped)} broken images are left out: {', '.join(bench.data.skipped[:5])}")
+    fitted = fit_all(bench, out, tell)
+    environment = keep_environment(out, bench, {f.label: f.sha256 for f in fitted})
+    plan = [Key(i, sigma, f.label) for i in bench.data.ids for sigma in experiment.sigmas for f in fitted]
+    with Journal.open(out / "certified.jsonl", plan) as journal:
+        for line in forecast(bench, [f.classifier for f in fitted], left=len(journal.remaining) / len(plan)):
+            tell.say(line)
+        certify_all(bench, fitted, journal, tell)
+    return publish(out, experiment.radii, environment, examples=gallery(bench, out))
+
+
+def certify_all(bench: Bench, fitted: Sequence[Fitted], journal: Journal, tell: Reporter) -> None:
+    """Append the rows that are not yet there, one pass over the noise for each image and noise level."""
+    experiment = bench.experiment
+    total, done = len(bench.data) * len(experiment.sigmas), 0
+    for number, (item, label) in enumerate(zip(bench.data.ids, bench.data.targets, strict=True)):
+        missing = {key for key in journal.remaining if key.id == item}
+        image = bench.data.read(number).to(bench.model.device) if missing else None
+        for smoothing in smoothings(experiment):
+            wanted = [f for f in fitted if Key(item, smoothing.sigma, f.label) in missing]
+            if wanted and image is not None:
+                journal.append(certify_image(image, item, label, wanted, smoothing, experiment))
+            done += 1
+            tell.progress("certify", done, total)
+
+
+def certify_image(
+    image: Image, item: str, label: int, fitted: Sequence[Fitted], smoothing: Smoothing, experiment: Experiment
+) -> list[Row]:
+    """Tune what is tuned on the image, then certify all classifiers in one pass."""
+    seed = experiment.seed
+    classifiers = [
+        f.classifier
+        if f.defence.tune is None
+        else f.defence.tune(
+            f.classifier, image, sigma=smoothing.sigma, generator=stream(seed, "tune", item, smoothing.sigma)
+        )
+        for f in fitted
+    ]
+    clean = clean_answers(classifiers, image)
+    scopes = [f.defence.scope for f in fitted]
+    certificates = certify(classifiers, image, smoothing, seed=seed, item=item, batch=experiment.batch, scopes=scopes)
+    return [
+        _row(item, label, f.label, answer, certificate, smoothing, seed)
+        for f, answer, certificate in zip(fitted, clean, certificates, strict=True)
+    ]
+
+
+def forecast(bench: Bench, classifiers: Sequence[Classifier], *, left: float = 1.0) -> list[str]:
+    """What a run can reach at most, and what it will cost; the speed is measured on one batch."""
+    experiment = bench.experiment
+    lines = [
+        f"sigma {s.sigma:g}: n = {s.estimation} and alpha = {s.alpha:g} let no radius exceed {s.largest_radius:.4f}"
+        for s in smoothings(experiment)
+    ]
+    shared = encoders(classifiers)
+    draws = len(bench.data) * len(experiment.sigmas) * (experiment.n + experiment.selection)
+    noisy = torch.zeros(experiment.batch, *bench.data.read(0).shape, device=bench.model.device)
+    with torch.inference_mode():
+        for encode, _ in shared:
+            encode(noisy)
+        began = time.perf_counter()
+        for encode, _ in shared:
+            encode(noisy)
+        seconds = time.perf_counter() - began
+    estimate = draws / experiment.batch * seconds * left * 1.2
+    lines.append(
+        f"{len(bench.data)} images, {len(classifiers)} defences, {len(shared)} encoder(s): {draws * len(shared):,} "
+        f"encoder passes, about {_duration(estimate)}{' left' if left < 1 else ''}"
+    )
+    return lines
+
+
+def gallery(bench: Bench, out: Path, count: int = 8) -> list[dict[str, Any]]:
+    """A few of the certified images for the report: one a class as far as they go."""
+    from PIL import Image as Picture
+
+    answers: dict[str, dict[str, Any]] = {}
+    for row in read_rows(out / "certified.jsonl"):
+        if row.sigma == bench.experiment.sigmas[0]:
+            answers.setdefault(row.id, {})[row.defence] = {"answer": row.prediction, "radius": row.radius}
+    shown = []
+    for number in range(min(count, len(bench.data))):
+        pixels = (bench.data.read(number) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        file = io.BytesIO()
+        Picture.fromarray(pixels).save(file, "PNG")
+        png = base64.b64encode(file.getvalue()).decode()
+        item = bench.data.ids[number]
+        shown.append({"png_base64": png, "label": bench.data.targets[number], "answers": answers.get(item, {})})
+    return shown
+
+
+def _row(
+    item: str, label: int, defence: str, clean: int | None, found: Certificate, smoothing: Smoothing, seed: int
+) -> Row:
+    return Row(
+        id=item, label=label, defence=defence, clean=clean, selection=smoothing.selection, seed=seed, **vars(found)
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
