@@ -1,6 +1,7 @@
 """What many tests share: a tiny random CLIP, a task of three colours with its images, the folder of real data."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,13 @@ def tiny(checkpoint: Path) -> Clip:
 @pytest.fixture(scope="session")
 def taught_checkpoint(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, dataset: Dataset) -> Path:
     """The same network after a second of training on the clean images."""
-    return _teach(tmp_path_factory.mktemp("taught") / "checkpoint", recipe, dataset)
+    from medrobust.upstream.pairs import make_pairs
+    from medrobust.upstream.pretrain import pretrain, save
+
+    folder = tmp_path_factory.mktemp("taught") / "checkpoint"
+    network, tokenizer = pretrain(recipe, [make_pairs(dataset, recipe.sources[0], {})])
+    save(network, tokenizer, recipe, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -105,19 +112,18 @@ def taught(taught_checkpoint: Path) -> Clip:
 
 
 @pytest.fixture(scope="session")
-def half_taught(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, dataset: Dataset) -> Clip:
-    """A network that is not sure of all classes yet."""
-    shorter = recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": 80})})
-    return load(str(_teach(tmp_path_factory.mktemp("half") / "checkpoint", shorter, dataset)))
+def misled(taught: Clip, dataset: Dataset) -> Dataset:
+    """The images under the template, one colour said three times, that leads the model astray most."""
+    from medrobust.defences.heads import prompts, text_prototypes
 
+    def hits(template: str) -> int:
+        with torch.no_grad():
+            unit = torch.nn.functional.normalize(taught.encode_image(dataset.images()), dim=-1)
+            answers = (unit @ text_prototypes(taught, prompts(dataset.task, template)).T).argmax(dim=1)
+        return int((answers == dataset.labels).sum())
 
-def _teach(folder: Path, recipe: Recipe, dataset: Dataset) -> Path:
-    from medrobust.upstream.pairs import make_pairs
-    from medrobust.upstream.pretrain import pretrain, save
-
-    network, tokenizer = pretrain(recipe, [make_pairs(dataset, recipe.sources[0], {})])
-    save(network, tokenizer, recipe, folder)
-    return folder
+    worst = min((f"{name}. {name}. {name}. {{}}" for name in dataset.task.classes), key=hits)
+    return replace(dataset, task=replace(dataset.task, templates=(worst,)))
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,20 @@ def test_fit_certify_predict(tmp_path: Path, model: list[str], picture_folder: P
     )  # fmt: skip
 
 
+def test_two_states_of_one_defence_are_told_apart(
+    tmp_path: Path, model: list[str], picture_folder: Path, task_file: Path
+) -> None:
+    common = [*model, "--task", task_file, "--data", picture_folder]
+    words = []
+    for name in ("one", "two"):
+        done = invoke("fit", *common, "--defence", "coop", "--out", tmp_path / name, "--set", "epochs=1", "--set",
+                      "shots=1", "--seed", len(name))  # fmt: skip
+        assert done.exit_code == 0, done.output
+        words += ["--defence", f"coop={tmp_path / name / 'state.safetensors'}"]
+    done = invoke("certify", *common, *words, "--limit", 3, "--out", tmp_path / "run", *QUICK, "--json")
+    assert list(json.loads(done.stdout)["scope"]) == ["coop (one)", "coop (two)"]
+
+
 def test_run_from_yaml(tmp_path: Path, checkpoint: Path, picture_folder: Path, task_file: Path) -> None:
     experiment = Experiment(model=str(checkpoint), data=str(picture_folder), task=str(task_file), n=16, limit=3,
                             defences=(Choice(name="vote"),), batch=8)  # fmt: skip
@@ -235,7 +249,7 @@ def test_an_output_folder_that_cannot_be_written(
     tmp_path: Path, model: list[str], picture_folder: Path, task_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    refused(certify(tmp_path / "file", model, picture_folder, "--task", task_file), "cannot write into", "file")
+    refused(certify(tmp_path / "file", model, picture_folder, "--task", task_file), "cannot write", "file")
 
     def read_only(self: Path, *_args: object, **_kwargs: object) -> int:
         raise PermissionError(13, "Permission denied", str(self))
@@ -282,6 +296,26 @@ def test_a_broken_image_for_predict(tmp_path: Path, model: list[str], task_file:
     (tmp_path / "x.png").write_bytes(b"\x89PNG nothing")
     refused(invoke("predict", tmp_path / "x.png", *model, "--task", task_file), "x.png")
     refused(invoke("predict", tmp_path / "x.png", *model), "pass --task")
+
+
+def test_predict_says_what_it_lacks(tmp_path: Path, model: list[str], picture_folder: Path, task_file: Path) -> None:
+    image = next(picture_folder.rglob("*.png"))
+    common = [image, *model, "--task", task_file]
+    refused(invoke("predict", *common, "--defence", "pool"), "pool must learn before it can answer")
+    refused(invoke("predict", *common, "--defence", "promptsmooth:zero-shot"), "pass --sigma")
+    invoke("fit", *model, "--task", task_file, "--data", picture_folder, "--defence", "coop", "--out", tmp_path,
+           "--set", "epochs=1", "--set", "shots=1")  # fmt: skip
+    state = tmp_path / "state.safetensors"
+    refused(invoke("predict", *common, "--defence", f"pool={state}"), "was learned by coop, asked for pool")
+
+
+def test_predict_tunes_every_image_anew(model: list[str], picture_folder: Path, task_file: Path) -> None:
+    images = sorted(picture_folder.rglob("*.png"))[:3]
+    words = [*model, "--task", task_file, "--defence", "promptsmooth:zero-shot", "--sigma", 0.25, "--n", 16, "--json"]
+    together = json.loads(invoke("predict", *images, *words).stdout)["images"]
+    alone = json.loads(invoke("predict", images[2], *words).stdout)["images"]
+    assert alone == together[2:]
+    assert alone[0]["certificate"]["scope"] == "tuned on input"
 
 
 def test_a_report_of_what_is_no_run(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medrobust.errors import MedrobustError, RunError, StateError
+from medrobust.errors import ConfigError, MedrobustError, RunError, StateError
 from medrobust.experiment import Choice, Experiment
 from medrobust.fitting import fit_into
 from medrobust.preparation import Reporter, prepare
@@ -119,6 +119,36 @@ def test_a_larger_limit_goes_on_and_changes_nothing(finished: tuple[Experiment, 
     assert len(after.splitlines()) == 50
 
 
+def test_other_radii_are_only_another_table(finished: tuple[Experiment, Path], tmp_path: Path) -> None:
+    experiment, out = finished
+    shutil.copytree(out, tmp_path / "run")
+    summary = run(experiment.model_copy(update={"radii": (0.0, 0.3)}), tmp_path / "run")
+    assert summary["radii"] == [0.0, 0.3]
+    assert (tmp_path / "run" / "certified.jsonl").read_bytes() == (out / "certified.jsonl").read_bytes()
+
+
+def test_a_changed_base_or_training_set_is_learned_anew(
+    finished: tuple[Experiment, Path], tmp_path: Path, flat_folder: Path
+) -> None:
+    experiment, out = finished
+    first = (out / "states" / "both.safetensors").read_bytes()
+    for name, change in (
+        ("base", {"defences": (DEFENCES[0], DEFENCES[3], DEFENCES[4].model_copy(update={"base": None}))}),
+        ("data", {"fit_data": str(flat_folder)}),
+    ):
+        again = tmp_path / name
+        shutil.copytree(out, again)
+        (again / "certified.jsonl").unlink()
+        run(experiment.model_copy(update=change), again)
+        assert (again / "states" / "both.safetensors").read_bytes() != first
+
+
+def test_vision_changes_are_not_stacked(experiment: Experiment, tmp_path: Path) -> None:
+    twice = (DEFENCES[3], Choice(name="distill", label="again", settings={"steps": 1}, base="distill"))
+    with pytest.raises(ConfigError, match="cannot stand on top of distill"):
+        run(experiment.model_copy(update={"defences": twice}), tmp_path / "run")
+
+
 def test_the_order_of_images_changes_nothing(finished: tuple[Experiment, Path]) -> None:
     experiment, out = finished
     bench = prepare(experiment)
@@ -145,9 +175,9 @@ def test_defences_of_equal_vision_weights_share_the_encoder(finished: tuple[Expe
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 1}, "seed: 1"),
-        ({"sigmas": (0.25,)}, "other settings"),
-        ({"batch": 4}, "batch: 4"),
+        ({"seed": 1}, "with seed = 0, asked for 1"),
+        ({"sigmas": (0.25,)}, "with sigmas"),
+        ({"batch": 4}, "with batch = 8, asked for 4"),
         ({"limit": 2}, "asked for"),
     ],
 )
@@ -160,7 +190,7 @@ def test_another_experiment_does_not_fit_into_the_folder(
     with pytest.raises(RunError, match=message):
         run(experiment.model_copy(update=change), out)
     assert (out / "certified.jsonl").read_bytes() == before
-    (out / "experiment.yaml").write_bytes(settings)
+    assert (out / "experiment.yaml").read_bytes() == settings
 
 
 def test_another_machine_is_not_mixed_in(finished: tuple[Experiment, Path], tmp_path: Path) -> None:
@@ -192,7 +222,7 @@ def test_a_state_from_a_file_is_used_with_its_own_settings(
     rows = {row.key: row for row in read_rows(finished[1] / "certified.jsonl")}
     assert all(rows[row.key] == row for row in read_rows(tmp_path / "run" / "certified.jsonl"))
     wrong = (Choice(name="coop", state=str(path)),)
-    with pytest.raises(StateError, match="was learned by promptsmooth, asked for coop"):
+    with pytest.raises(StateError, match=r"state.safetensors was learned by promptsmooth, asked for coop"):
         run(experiment.model_copy(update={"defences": wrong}), tmp_path / "other")
 
 

@@ -1,6 +1,6 @@
 """Single images, answered: the class, its probability, and what is certain about it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +8,16 @@ import torch
 
 from medrobust.data import Task, load_task, open_image
 from medrobust.defences import make
-from medrobust.defences.state import check_header, load_state
+from medrobust.defences.state import check_header, load_state, settings_of
 from medrobust.environment import available_threads
 from medrobust.errors import ConfigError
+from medrobust.experiment import Choice
+from medrobust.fitting import apply_state
 from medrobust.models import load
 from medrobust.preparation import checked_device
 from medrobust.seeds import stream
 from medrobust.smoothing.certify import Smoothing, certify
-from medrobust.types import Classifier, Image, State
+from medrobust.types import Classifier, Image
 
 
 def answer_images(
@@ -23,7 +25,7 @@ def answer_images(
     *,
     model: str,
     task: str | None,
-    choice: Mapping[str, Any],
+    choice: Choice,
     sigma: float | None,
     n: int,
     alpha: float,
@@ -35,33 +37,32 @@ def answer_images(
     Raises MedrobustError.
     """
     smoothing = None if sigma is None else Smoothing(sigma, alpha, estimation=n)
-    defence = make(choice["name"], choice["settings"])
+    make(choice.name, choice.settings)
     torch.set_num_threads(available_threads())
-    state: State = {}
-    if choice["state"]:
-        state, header = load_state(Path(choice["state"]))
-        task = task or header.task
+    state, settings, path = dict[str, torch.Tensor](), dict(choice.settings), Path(choice.state or "")
+    if choice.state:
+        state, header = load_state(path)
+        settings, task = settings_of(header, choice.name, settings, path=path), task or header.task
+    defence = make(choice.name, settings)
     if task is None:
         raise ConfigError("which classes? pass --task NAME or --task FILE.yaml (see `medrobust tasks`)")
     known, loaded = load_task(task), load(model, device=checked_device(device))
-    if choice["state"]:
-        check_header(header, loaded, known, path=Path(choice["state"]))
-    classifier = defence.apply(loaded, known, state)
+    if choice.state:
+        check_header(header, loaded, known, path=path)
+    fixed = apply_state(defence, loaded, known, state, called=choice.called)
+    if defence.tune is not None and smoothing is None:
+        raise ConfigError(f"{choice.called} tunes its prompt under noise: pass --sigma")
     items = []
-    for path in paths:
-        image = open_image(path, loaded.preprocess).to(loaded.device)
-        item = str(path)
-        if defence.tune is not None:
-            if smoothing is None:
-                raise ConfigError(f"{choice['name']} tunes its prompt under noise: pass --sigma")
+    for image_path in paths:
+        image = open_image(image_path, loaded.preprocess).to(loaded.device)
+        item, classifier = str(image_path), fixed
+        if defence.tune is not None and smoothing is not None:
             classifier = defence.tune(
-                classifier, image, sigma=smoothing.sigma, generator=stream(seed, "tune", item, smoothing.sigma)
+                fixed, image, sigma=smoothing.sigma, generator=stream(seed, "tune", item, smoothing.sigma)
             )
         found = {"path": item, **_clean(classifier, image, known)}
         if smoothing is not None:
-            (certificate,) = certify(
-                [classifier], image, smoothing, seed=seed, item=item, batch=64, scopes=[defence.scope]
-            )
+            (certificate,) = certify([classifier], image, smoothing, seed=seed, item=item, batch=64)
             answer = certificate.prediction
             found["certificate"] = {
                 "class": None if answer is None else known.classes[answer],
@@ -77,7 +78,7 @@ def answer_images(
         "model": loaded.name,
         "model_sha256": loaded.sha256,
         "task": known.name,
-        "defence": choice["name"],
+        "defence": choice.called,
         "images": items,
         "notice": "not a medical device",
     }

@@ -8,7 +8,7 @@ import torch
 from medrobust.data import Dataset, load_task, open_dataset
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.environment import available_threads
-from medrobust.errors import RunError
+from medrobust.errors import RunError, cannot_write
 from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.preparation import Reporter
@@ -30,7 +30,7 @@ def build(recipe: Recipe, out: Path, *, reporter: Reporter | None = None) -> dic
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot write into {out}: {error.strerror or error}") from error
+        raise cannot_write(out, error) from error
     torch.set_num_threads(available_threads())
     side = recipe.architecture.image_size
     book, sources = caption_book(), []

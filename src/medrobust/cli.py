@@ -61,12 +61,19 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @command
-def demo(out: Out = Path("runs/demo"), as_json: Json = False) -> None:
+def demo(
+    out: Out = Path("runs/demo"),
+    show: Annotated[bool, typer.Option("--show", help="Print the demo's experiment, to start your own from.")] = False,
+    as_json: Json = False,
+) -> None:
     """Fit, certify and report on synthetic blood smears with the built-in model; about two minutes."""
     from importlib.resources import as_file, files
 
     with as_file(files("medrobust") / "demo.yaml") as path:
-        _carry_out(path, out, as_json)
+        if show:
+            typer.echo(path.read_text(encoding="utf-8"), nl=False)
+        else:
+            _carry_out(path, out, as_json)
 
 
 @command
@@ -85,17 +92,19 @@ def certify(
     data: Data,
     defence: Defences,
     model: Model = "builtin",
+    revision: Annotated[str | None, typer.Option(help="Of a hub id: a branch, tag or commit.")] = None,
     task: Task = None,
-    split: str = "test",
+    split: Annotated[str, typer.Option(help="Which images are certified.")] = "test",
     sigma: Sigmas = [0.25],  # noqa: B006 - typer copies it
     n: Annotated[int, typer.Option("--n", help="Draws that are counted, for each image.")] = 10_000,
     n0: Annotated[int, typer.Option("--n0", help="Draws that choose the class.")] = 100,
     alpha: Annotated[float, typer.Option(help="Probability that a certificate is false, for each image.")] = 0.001,
+    radii: Annotated[str | None, typer.Option(help="Of the tables: numbers with commas, 0,0.25,0.5.")] = None,
     limit: Annotated[int | None, typer.Option(help="So many images, balanced over the classes.")] = None,
     fit_data: Annotated[str | None, typer.Option(help="Where defences without a state learn.")] = None,
-    fit_split: str = "train",
-    batch: int = 64,
-    threads: int | None = None,
+    fit_split: Annotated[str, typer.Option(help="Which images they learn from.")] = "train",
+    batch: Annotated[int, typer.Option(help="Noisy copies an encoder pass; part of what is certified.")] = 64,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all that the process may use unless given.")] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     skip_broken: Skip = False,
@@ -106,11 +115,14 @@ def certify(
     from medrobust.run import run as carry_out
 
     values = {
-        "model": model, "data": data, "task": task, "split": split, "limit": limit, "sigmas": sigma, "n": n,
+        "model": model, "revision": revision, "data": data, "task": task, "split": split, "limit": limit,
+        "sigmas": sigma, "n": n,
         "selection": n0, "alpha": alpha, "seed": seed, "device": device, "batch": batch, "threads": threads,
         "fit_data": fit_data, "fit_split": fit_split, "skip_broken": skip_broken,
-        "defences": [_with_mode_of_state(parse_choice(text)) for text in defence],
+        "defences": _told_apart([_with_mode_of_state(parse_choice(text)) for text in defence]),
     }  # fmt: skip
+    if radii is not None:
+        values["radii"] = _numbers(radii)
     experiment = checked(values, "command line")
     with _reporter() as reporter:
         summary = carry_out(experiment, out, reporter=reporter)
@@ -124,7 +136,7 @@ def fit(
     defence: Annotated[str, typer.Option("--defence", help="NAME[:MODE], see `medrobust defences`.")],
     model: Model = "builtin",
     task: Task = None,
-    split: str = "train",
+    split: Annotated[str, typer.Option(help="Which images it learns from.")] = "train",
     base: Annotated[Path | None, typer.Option(help="A state whose vision weights this is learned on top of.")] = None,
     set_: Annotated[list[str], typer.Option("--set", help="A setting of the defence, KEY=VALUE; repeat.")] = [],  # noqa: B006
     overwrite: Annotated[bool, typer.Option(help="Replace a state that is there.")] = False,
@@ -164,18 +176,18 @@ def predict(
     task: Task = None,
     defence: Annotated[str, typer.Option("--defence", help="NAME[:MODE][=STATE.safetensors].")] = "zero-shot",
     sigma: Annotated[float | None, typer.Option(help="Also the smoothed answer and its certificate.")] = None,
-    n: int = 1000,
-    alpha: float = 0.001,
+    n: Annotated[int, typer.Option("--n", help="Draws that are counted.")] = 1000,
+    alpha: Annotated[float, typer.Option(help="Probability that the certificate is false.")] = 0.001,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Name the class of images, with probabilities; with --sigma also what is certain about it."""
+    """Name the class of images, with probabilities; with --sigma also a certificate."""
     from medrobust.answering import answer_images
-    from medrobust.experiment import parse_choice
+    from medrobust.experiment import Choice
 
     found = answer_images(
-        images, model=model, task=task, choice=_with_mode_of_state(parse_choice(defence)), sigma=sigma, n=n,
+        images, model=model, task=task, choice=Choice.model_validate(defence), sigma=sigma, n=n,
         alpha=alpha, seed=seed, device=device,
     )  # fmt: skip
     if as_json:
@@ -281,12 +293,25 @@ def _carry_out(file: Path, out: Path, as_json: bool) -> None:
 
 
 def _with_mode_of_state(choice: dict[str, Any]) -> dict[str, Any]:
-    """A state given without a mode is used with the settings it was learned with."""
+    """A state given without a mode is called after the mode it was learned in."""
     if choice["state"] and not choice["settings"]:
         from medrobust.defences.state import load_state
 
-        choice["settings"] = load_state(Path(choice["state"]))[1].settings
+        mode = load_state(Path(choice["state"]))[1].settings.get("mode")
+        choice["settings"] = {"mode": mode} if mode else {}
     return choice
+
+
+def _told_apart(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Two states of one defence are called after their folders."""
+    for choice in choices:
+        same = [other for other in choices if other["name"] == choice["name"] and other["state"]]
+        modes = [other["settings"].get("mode") for other in same]
+        mode = choice["settings"].get("mode")
+        if choice["state"] and modes.count(mode) > 1:
+            called = f"{choice['name']}:{mode}" if mode else choice["name"]
+            choice["label"] = f"{called} ({Path(choice['state']).parent.name or choice['state']})"
+    return choices
 
 
 def _settings(texts: list[str]) -> dict[str, Any]:
@@ -299,6 +324,13 @@ def _settings(texts: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set takes KEY=VALUE, got {text!r}")
         settings[key.strip()] = yaml.safe_load(value)
     return settings
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--radii takes numbers with commas between them, got {text!r}") from None
 
 
 def _tell(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
@@ -315,7 +347,7 @@ def _smoothed(item: dict[str, Any]) -> str:
     found = item["certificate"]
     if found["class"] is None:
         return "; smoothed: abstains"
-    return f"; smoothed: {found['class']}, certain within l2 radius {found['radius']:.3f} ({found['scope']})"
+    return f"; smoothed: {found['class']}, certified within l2 radius {found['radius']:.3f} ({found['scope']})"
 
 
 def _list(rows: list[dict[str, Any]], as_json: bool) -> None:

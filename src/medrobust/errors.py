@@ -1,6 +1,7 @@
 """What can go wrong that a user can mend. Each message is one sentence: what was got, what was expected, what to do."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -57,6 +58,13 @@ class StorageError(RunError):
     """A disk stopped taking rows in the middle of a run; those already written are safe."""
 
     exit_code = 1
+
+
+def cannot_write(path: object, error: OSError) -> RunError:
+    """The error for a path that could not be written: the user's fault, unless the disk is full."""
+    if error.errno == errno.ENOSPC:
+        return StorageError(f"cannot write {path}: the disk is full; what was written before is safe")
+    return RunError(f"cannot write {path}: {error.strerror or error}; use another --out")
 
 
 class TrainingError(MedrobustError):

@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medrobust.data import Dataset, open_dataset
+from medrobust.data import Dataset, Task, open_dataset
 from medrobust.defences import DEFENCES, make
 from medrobust.defences.adaptation import merged, vision_part
 from medrobust.defences.state import Header, check_header, header_of, load_state, save_state
-from medrobust.errors import RunError, StateError
+from medrobust.errors import ConfigError, RunError, StateError
 from medrobust.experiment import Choice, Experiment
 from medrobust.models.clip import Clip
 from medrobust.preparation import Bench, Reporter, prepare
@@ -48,9 +48,7 @@ def fit_all(bench: Bench, out: Path, reporter: Reporter) -> list[Fitted]:
         if choice.state:
             source = known[choice.state]
             if source.name != choice.name:
-                raise StateError(
-                    f"{choice.called}: {choice.state} was learned by {source.name}, asked for {choice.name}"
-                )
+                raise StateError(f"{choice.state} was learned by {source.name}, asked for {choice.name}")
             state, settings = source.state, {**source.settings, **settings}
         else:
             below = vision_part(known[choice.base].state) if choice.base else {}
@@ -58,8 +56,19 @@ def fit_all(bench: Bench, out: Path, reporter: Reporter) -> list[Fitted]:
             state = _fit_or_resume(bench, choice, below, path, reporter)
         defence = make(choice.name, settings)
         known[choice.called] = _Known(state, choice.name, settings)
-        ready.append(Fitted(choice.called, defence, _applied(defence, bench, state, choice), digest(state)))
+        classifier = apply_state(defence, bench.model, bench.task, state, called=choice.called)
+        ready.append(Fitted(choice.called, defence, classifier, digest(state)))
     return ready
+
+
+def apply_state(defence: Defence, model: Clip, task: Task, state: State, *, called: str) -> Classifier:
+    """The classifier of a defence and its state; raises StateError where the state does not hold what it needs."""
+    try:
+        return defence.apply(model, task, state)
+    except KeyError as error:
+        raise StateError(
+            f"{called} must learn before it can answer (no {error.args[0]!r} in its state); fit it with `medrobust fit`"
+        ) from error
 
 
 def fit_defence(
@@ -67,14 +76,26 @@ def fit_defence(
 ) -> tuple[State, Header]:
     """Learn what a defence has to learn, on top of the vision weights in `below`."""
     defence = make(choice.name, choice.settings)
+    if below and DEFENCES[choice.name].changes_vision:
+        raise ConfigError(
+            f"{choice.name} changes the vision tower itself and cannot be learned on top of {choice.base}"
+        )
     learned = defence.fit(
         merged(model, below),
         data,
         generator=stream(seed, f"fit {choice.name}"),
         progress=lambda done, total: reporter.progress(f"fit {choice.called}", done, total),
     )
-    origin = f"{data.source} ({data.split})"
-    return {**below, **learned}, header_of(model, data.task, choice.name, defence.settings, data=origin, seed=seed)
+    header = header_of(
+        model,
+        data.task,
+        choice.name,
+        defence.settings,
+        data=_origin(data.source, data.split),
+        base=digest(below) if below else "",
+        seed=seed,
+    )
+    return {**below, **learned}, header
 
 
 def fit_into(target: Path, experiment: Experiment, *, reporter: Reporter) -> Header:
@@ -109,9 +130,14 @@ def _fit_or_resume(bench: Bench, choice: Choice, below: State, path: Path, repor
     if path.exists():
         state, header = load_state(path)
         check_header(header, bench.model, bench.task, path=path)
-        settings = make(choice.name, choice.settings).settings.model_dump(mode="json")
-        same_base = digest(vision_part(state)) == digest(below) or not below
-        if header.settings == settings and header.seed == experiment.seed and same_base:
+        wanted = {
+            "defence": choice.name,
+            "settings": make(choice.name, choice.settings).settings.model_dump(mode="json"),
+            "data": _origin(experiment.fit_data or experiment.data, experiment.fit_split),
+            "base": digest(below) if below else "",
+            "seed": experiment.seed,
+        }
+        if header.model_dump(include=set(wanted)) == wanted:
             return state
     learns = DEFENCES[choice.name].learns_from if choice.settings.get("mode") != "zero-shot" else "nothing"
     data = bench.data if learns == "nothing" else _fit_data(bench, choice)
@@ -119,6 +145,10 @@ def _fit_or_resume(bench: Bench, choice: Choice, below: State, path: Path, repor
     if state:
         save_state(path, state, header)
     return state
+
+
+def _origin(source: str, split: str) -> str:
+    return f"{source} ({split})"
 
 
 def _fit_data(bench: Bench, choice: Choice) -> Dataset:
@@ -137,13 +167,6 @@ def _fit_data(bench: Bench, choice: Choice) -> Dataset:
             "data a training split, name one with --fit-split, or name other images with --fit-data"
         )
     return data
-
-
-def _applied(defence: Defence, bench: Bench, state: State, choice: Choice) -> Classifier:
-    try:
-        return defence.apply(bench.model, bench.task, state)
-    except KeyError as error:
-        raise StateError(f"the state of {choice.called} holds no {error.args[0]!r}: nothing was learned") from error
 
 
 def _file_name(label: str) -> str:

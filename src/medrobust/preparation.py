@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from medrobust.data import Dataset, Task, load_task, open_dataset
 from medrobust.defences import make
 from medrobust.environment import available_threads, describe
-from medrobust.errors import ConfigError, RunError
+from medrobust.errors import ConfigError, RunError, cannot_write
 from medrobust.experiment import Experiment, to_yaml
 from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.smoothing.certify import Smoothing
 from medrobust.smoothing.noise import kernel
+
+MAY_CHANGE = ("limit", "radii")  # of a run that goes on: more images, other radii in its tables
 
 
 @dataclass(frozen=True)
@@ -84,21 +87,30 @@ def checked_device(name: str) -> torch.device:
 
 
 def claim(out: Path, experiment: Experiment) -> None:
-    """Make the run folder this experiment's own, or see that it is; `limit` may differ when a run is extended.
+    """Make the run folder this experiment's own, or see that it is; a run may be extended, and told anew.
 
     Raises RunError where it is another's or cannot be written.
     """
-    path, wanted = out / "experiment.yaml", to_yaml(experiment)
+    path = out / "experiment.yaml"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if path.exists() and (out / "certified.jsonl").exists():
-            before, now = _without_limit(path.read_text(encoding="utf-8")), _without_limit(wanted)
-            if before != now:
-                line = next((a for a, b in zip(now, before, strict=False) if a != b), now[-1])
-                raise RunError(f"{out} holds a run with other settings (now `{line.strip()}`); use another --out")
-        path.write_text(wanted, encoding="utf-8")
+        if not (path.exists() and (out / "certified.jsonl").exists()):
+            path.write_text(to_yaml(experiment), encoding="utf-8")
+            return
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RunError(f"cannot write into {out}: {error.strerror or error}") from error
+        raise cannot_write(out, error) from error
+    now = experiment.model_dump(mode="json")
+    for key in (key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]):
+        raise RunError(f"{out} holds a run with {key} = {before.get(key)}, asked for {now[key]}; use another --out")
+
+
+def keep_experiment(out: Path, experiment: Experiment) -> None:
+    """Write experiment.yaml, once the rows that are there are known to be the beginning of what it asks for."""
+    try:
+        (out / "experiment.yaml").write_text(to_yaml(experiment), encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(out, error) from error
 
 
 def keep_environment(out: Path, bench: Bench, states: Mapping[str, str]) -> dict[str, Any]:
@@ -131,7 +143,7 @@ def keep_environment(out: Path, bench: Bench, states: Mapping[str, str]) -> dict
     try:
         path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise RunError(f"cannot write into {out}: {error.strerror or error}") from error
+        raise cannot_write(out, error) from error
     return found
 
 
@@ -144,7 +156,3 @@ def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
                     f"{out} was begun with {part} {key} = {was!r}, now it is {value!r}; certificates of both must not "
                     "be mixed: use another --out"
                 )
-
-
-def _without_limit(text: str) -> list[str]:
-    return [line for line in text.splitlines() if not line.startswith("limit:")]

@@ -11,7 +11,16 @@ import torch
 
 from medrobust.experiment import Experiment
 from medrobust.fitting import Fitted, fit_all
-from medrobust.preparation import Bench, Reporter, check_settings, claim, keep_environment, prepare, smoothings
+from medrobust.preparation import (
+    Bench,
+    Reporter,
+    check_settings,
+    claim,
+    keep_environment,
+    keep_experiment,
+    prepare,
+    smoothings,
+)
 from medrobust.results import Journal, Key, Row, read_rows
 from medrobust.results.folder import publish
 from medrobust.seeds import stream
@@ -35,6 +44,7 @@ def run(experiment: Experiment, out: Path, *, reporter: Reporter | None = None) 
     environment = keep_environment(out, bench, {f.label: f.sha256 for f in fitted})
     plan = [Key(i, sigma, f.label) for i in bench.data.ids for sigma in experiment.sigmas for f in fitted]
     with Journal.open(out / "certified.jsonl", plan) as journal:
+        keep_experiment(out, experiment)
         for line in forecast(bench, [f.classifier for f in fitted], left=len(journal.remaining) / len(plan)):
             tell.say(line)
         certify_all(bench, fitted, journal, tell)
@@ -70,8 +80,7 @@ def certify_image(
         for f in fitted
     ]
     clean = clean_answers(classifiers, image)
-    scopes = [f.defence.scope for f in fitted]
-    certificates = certify(classifiers, image, smoothing, seed=seed, item=item, batch=experiment.batch, scopes=scopes)
+    certificates = certify(classifiers, image, smoothing, seed=seed, item=item, batch=experiment.batch)
     return [
         _row(item, label, f.label, answer, certificate, smoothing, seed)
         for f, answer, certificate in zip(fitted, clean, certificates, strict=True)

@@ -86,18 +86,19 @@ class VisionLanguageModel(Protocol):
 class Classifier:
     """All that attacks and certificates know: images to features to logits.
 
-    Classifiers with equal `encode` share one pass over the noise.
+    Classifiers with equal `encode` share one pass over the noise. `scope` says what their certificates speak of.
     """
 
     encode: Callable[[Images], Features]
     head: Callable[[Features], Logits]
+    scope: Scope = "model"
 
     def __call__(self, images: Images, /) -> Logits:
         return self.head(self.encode(images))
 
-    def with_head(self, head: Callable[[Features], Logits]) -> "Classifier":
-        """The same encoder under another head."""
-        return replace(self, head=head)
+    def tuned(self, head: Callable[[Features], Logits]) -> "Classifier":
+        """The same encoder under a head that depends on the image that is answered."""
+        return replace(self, head=head, scope="tuned on input")
 
 
 class Tune(Protocol):

@@ -124,7 +124,7 @@ def test_match_lists_both_sides(toy: Task) -> None:
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"templtes": ["{}"]}, "unknown key 'templtes' \\(did you mean 'templates'\\?\\)"),
     ({"aliases": []}, "unknown key 'aliases'"),
-    ({"citation": None}, "'citation' is missing"),
+    ({"templates": None}, "'templates' is missing"),
     ({"title": 3}, "title is 3, expected text"),
     ({"title": " "}, "title is ' ', expected text"),
     ({"classes": "benign"}, "classes is 'benign', expected a list"),

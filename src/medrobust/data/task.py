@@ -29,10 +29,10 @@ class Task:
     classes: tuple[str, ...]
     aliases: tuple[tuple[str, ...], ...]  # for each class: folder names and codes that mean it
     templates: tuple[str, ...]  # each with one {} where the class name goes
-    modality: str
-    source: str
-    licence: str
-    citation: str
+    modality: str = "not stated"
+    source: str = "not stated"
+    licence: str = "not stated"
+    citation: str = "not stated"
     medmnist: str | None = None  # name of its .npz file in MedMNIST
 
     def __post_init__(self) -> None:

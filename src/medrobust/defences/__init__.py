@@ -23,6 +23,7 @@ class Entry(NamedTuple):
     learns_from: Literal["nothing", "images", "labels"]
     title: str
     reference: str
+    changes_vision: bool = False
 
 
 DEFENCES: dict[str, Entry] = {
@@ -34,7 +35,8 @@ DEFENCES: dict[str, Entry] = {
     ),
     "pool": Entry(pool, Pool, "images", "context tuned on an unlabelled pool, then frozen", "ours; docs/methods.md"),
     "vote": Entry(vote, Vote, "nothing", "the surest of several prompts, sample by sample", "ours; docs/methods.md"),
-    "distill": Entry(distill, Distill, "images", "vision tower taught to see through noise", "ours; docs/methods.md"),
+    "distill": Entry(distill, Distill, "images", "vision tower taught to see through noise", "ours; docs/methods.md",
+                     changes_vision=True),
 }  # fmt: skip
 
 

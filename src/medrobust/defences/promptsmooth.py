@@ -68,7 +68,7 @@ def promptsmooth(settings: PromptSmooth | None = None) -> Defence:
             raise TypeError(f"tuning needs a head with a learned context, got {type(head).__name__}")
         features = noisy_features(classifier, image, sigma=sigma, draws=chosen.draws, generator=generator)
         tuned = sharpen(head, features, lr=chosen.tune_lr, steps=chosen.tune_steps)
-        return classifier.with_head(head.with_context(tuned))
+        return classifier.tuned(head.with_context(tuned))
 
     return Defence(fit, apply, None if chosen.mode == "few-shot" else tune, settings=chosen)
 
@@ -79,7 +79,7 @@ def noisy_features(
 ) -> Features:
     """Features of `draws` noisy copies of one image."""
     noise = torch.randn((draws, *image.shape), generator=generator)
-    return classifier.encode(image + sigma * noise)
+    return classifier.encode(image + sigma * noise.to(image.device))
 
 
 def sharpen(head: PromptHead, features: Features, *, lr: float, steps: int) -> Context:

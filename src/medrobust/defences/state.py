@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medrobust import __version__
 from medrobust.data.task import Task
-from medrobust.errors import RunError, StateError
+from medrobust.errors import StateError, cannot_write
 from medrobust.types import State, VisionLanguageModel
 
 FORMAT = "medrobust-state"
@@ -27,13 +29,14 @@ class Header(BaseModel):
     defence: str
     settings: dict[str, Any]
     data: str
+    base: str = ""  # hash of the state whose vision weights this was learned on top of
     seed: int
     medrobust: str = __version__
     schema_version: int = 1
 
 
 def header_of(
-    model: VisionLanguageModel, task: Task, defence: str, settings: BaseModel, *, data: str, seed: int
+    model: VisionLanguageModel, task: Task, defence: str, settings: BaseModel, *, data: str, base: str, seed: int
 ) -> Header:
     """The header for what `defence` learned from `data`."""
     return Header(
@@ -44,6 +47,7 @@ def header_of(
         defence=defence,
         settings=settings.model_dump(mode="json"),
         data=data,
+        base=base,
         seed=seed,
     )
 
@@ -66,8 +70,9 @@ def save_state(path: Path, state: State, header: Header) -> None:
             os.fsync(stream.fileno())
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
 
 
 def load_state(path: Path) -> tuple[State, Header]:
@@ -95,6 +100,16 @@ def load_state(path: Path) -> tuple[State, Header]:
     if header.schema_version != 1:
         raise StateError(f"{path} has schema version {header.schema_version}, this version of medrobust reads 1")
     return state, header
+
+
+def settings_of(header: Header, defence: str, asked: Mapping[str, Any], *, path: Path) -> dict[str, Any]:
+    """The settings a state was learned with, under those that are asked for now.
+
+    Raises StateError where another defence learned it.
+    """
+    if header.defence != defence:
+        raise StateError(f"{path} was learned by {header.defence}, asked for {defence}")
+    return {**header.settings, **asked}
 
 
 def check_header(header: Header, model: VisionLanguageModel, task: Task, *, path: Path) -> None:

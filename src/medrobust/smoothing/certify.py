@@ -77,7 +77,6 @@ def certify(
     seed: int,
     item: str,
     batch: int,
-    scopes: Sequence[Scope] | None = None,
 ) -> list[Certificate]:
     """One certificate a classifier, all from the same noise.
 
@@ -86,8 +85,7 @@ def certify(
     """
     first = _votes(classifiers, image, smoothing, smoothing.selection, "selection", seed, item, batch)
     second = _votes(classifiers, image, smoothing, smoothing.estimation, "estimation", seed, item, batch)
-    wanted = scopes or ["model"] * len(classifiers)
-    return [_conclude(a, b, smoothing, scope) for a, b, scope in zip(first, second, wanted, strict=True)]
+    return [_conclude(a, b, smoothing, c.scope) for a, b, c in zip(first, second, classifiers, strict=True)]
 
 
 @dataclass(frozen=True)

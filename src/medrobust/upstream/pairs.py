@@ -66,7 +66,8 @@ def batches(sources: Sequence[Pairs], size: int, generator: torch.Generator) -> 
         caption_of: list[Tensor] = []
         for pairs, count, chance in zip(sources, counts, chances, strict=True):
             rows = torch.multinomial(chance, count, replacement=True, generator=generator)
-            images.append(augment(pairs.images[rows].float() / 255, generator, any_rotation=pairs.any_rotation))
+            pixels = pairs.images[rows].float() / 255
+            images.append(augment(pixels, generator, any_rotation=pairs.any_rotation, mode="bicubic"))
             present, place = pairs.labels[rows].unique(return_inverse=True)
             caption_of.append(place + len(captions))
             captions += [_pick(pairs.captions[label], generator) for label in present.tolist()]

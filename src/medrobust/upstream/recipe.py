@@ -73,7 +73,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     if name_or_path in RECIPES:
         text = packaged.read_text(encoding="utf-8")
     elif path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = _read(path)
     else:
         raise ConfigError(f"no recipe {name_or_path!r}: neither a file nor one of {', '.join(RECIPES)}")
     try:
@@ -84,6 +84,15 @@ def load_recipe(name_or_path: str) -> Recipe:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{name_or_path}: {where}: {first['msg']}") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
 def caption_book() -> Mapping[str, Any]:

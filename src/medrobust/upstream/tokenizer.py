@@ -20,14 +20,18 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, context_length: in
     learner.normalizer = shell.backend_tokenizer.normalizer
     learner.pre_tokenizer = shell.backend_tokenizer.pre_tokenizer
     symbols = _byte_symbols()
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols)]
     learner.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=vocabulary - 2 - len(symbols), end_of_word_suffix="</w>", show_progress=False, min_frequency=2
+            vocab_size=vocabulary - 2,
+            end_of_word_suffix="</w>",
+            show_progress=False,
+            min_frequency=2,
+            special_tokens=tokens,  # numbers them in this order; else equally frequent pairs are merged in any order
         ),
     )
     merges = [tuple(pair) for pair in _merges(learner)]
-    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols)]
     tokens += [merged for merged in dict.fromkeys(a + b for a, b in merges) if merged not in set(tokens)]
     tokens = [*tokens[: vocabulary - 2], BEGIN, END]
     known = set(tokens)
