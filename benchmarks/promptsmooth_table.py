@@ -36,7 +36,7 @@ def main() -> None:
     arguments = _arguments()
     parts = []
     for name in arguments.sets:
-        experiment = _experiment(name, getattr(arguments, name), arguments.images, arguments.n)
+        experiment = _experiment(name, getattr(arguments, name), arguments)
         out = arguments.out / name
         began = time.perf_counter()
         summary = run(experiment, out, reporter=_reporter(name))
@@ -56,15 +56,16 @@ def _fill(page: Path, table: str) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
 
 
-def _experiment(name: str, data: str, images: int, n: int) -> Experiment:
+def _experiment(name: str, data: str, arguments: argparse.Namespace) -> Experiment:
     settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
     return Experiment(
         data=data,
         task=TASKS[name],
-        limit=images,
+        limit=arguments.images,
         defences=tuple(Choice.model_validate(choice) for choice in settings["defences"]),
         sigmas=(0.1, 0.25, 0.5),
-        n=n,
+        n=arguments.n,
+        threads=arguments.threads,
         radii=(0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
     )
 
@@ -105,6 +106,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--chest", default="pneumoniamnist_subset.npz")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "promptsmooth-table")
     parser.add_argument("--sets", nargs="+", default=["blood", "chest"], choices=["blood", "chest"])
     return parser.parse_args()

@@ -41,7 +41,7 @@ GRIDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "pool": [
         ("pool", {"lr": lr, "steps": steps, "balance": balance, "sigmas": (0.1, 0.25, 0.5)})
-        for lr, steps, balance in itertools.product((2e-3, 1e-2), (100,), (1.0, 2.0))
+        for lr, steps, balance in itertools.product((2e-3, 1e-2), (100,), (1.0,))
     ],
     "tune": [
         ("promptsmooth", {"mode": "zero-shot", "tune_lr": lr}) for lr in (5e-3, 2e-2)

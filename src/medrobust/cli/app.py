@@ -1,0 +1,104 @@
+"""The command line's frame: options that several commands share, errors as sentences, progress, printing."""
+
+import errno
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medrobust.errors import MedrobustError
+
+if TYPE_CHECKING:
+    from medrobust.preparation import Reporter
+
+app = typer.Typer(
+    name="medrobust",
+    help="Load a medical vision-language model, defend it, smooth it, certify it, tell the result. "
+    "Not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A name from `medrobust models`, a hub id, or a folder.")]
+Data = Annotated[
+    str, typer.Option("--data", "-d", help="A folder, a manifest (csv, jsonl), an .npz, a MedMNIST name, or phantom.")
+]
+Task = Annotated[str | None, typer.Option("--task", "-t", help="A name from `medrobust tasks`, or a YAML file.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The run folder.")]
+Seed = Annotated[int, typer.Option("--seed", help="Every random number follows from it.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
+Json = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
+Skip = Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be decoded.")]
+Defences = Annotated[list[str], typer.Option("--defence", help="NAME[:MODE][=STATE.safetensors]; repeat for several.")]
+Sigmas = Annotated[list[float], typer.Option("--sigma", help="Noise level in pixels of [0, 1]; repeat for several.")]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command whose failures are one sentence and the right exit code."""
+
+    @wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except MedrobustError as error:
+            fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            fail("interrupted; what was written is safe, and the same command goes on from there", 130)
+        except OSError as error:
+            full = error.errno == errno.ENOSPC
+            fail("the disk is full; what was written is safe" if full else f"{error}", 1)
+
+    return app.command(name=function.__name__.strip("_").replace("_", "-"))(guarded)
+
+
+def tell(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2, sort_keys=True))
+        return
+    typer.echo((folder / "results.md").read_text(encoding="utf-8"))
+    typer.echo(f"{folder / 'report.html'}", err=True)
+
+
+def listing(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@contextmanager
+def reporter() -> "Iterator[Reporter]":
+    """Sentences on stderr; progress bars too where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    from medrobust.preparation import Reporter
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+
+        def show(title: str, done: int, total: int) -> None:
+            if title not in bars:
+                bars[title] = progress.add_task(title, total=total)
+            progress.update(bars[title], completed=done)
+
+        yield Reporter(lambda text: console.print(text, markup=False), show)
+
+
+def fail(message: str, code: int) -> None:
+    typer.echo(f"medrobust: {message}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,140 @@
+"""Commands that certify: demo, run, certify, and report."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medrobust.cli.app import (
+    Data,
+    Defences,
+    Device,
+    Json,
+    Model,
+    Out,
+    Seed,
+    Sigmas,
+    Skip,
+    Task,
+    command,
+    reporter,
+    tell,
+)
+from medrobust.errors import ConfigError
+
+
+@command
+def demo(
+    out: Out = Path("runs/demo"),
+    show: Annotated[bool, typer.Option("--show", help="Print the demo's experiment, to start your own from.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fit, certify and report on synthetic blood smears with the built-in model; about two minutes."""
+    from importlib.resources import as_file, files
+
+    with as_file(files("medrobust") / "demo.yaml") as path:
+        if show:
+            typer.echo(path.read_text(encoding="utf-8"), nl=False)
+        else:
+            _carry_out(path, out, as_json)
+
+
+@command
+def run(
+    file: Annotated[Path, typer.Argument(help="An experiment in YAML.")],
+    out: Out = Path("runs/run"),
+    as_json: Json = False,
+) -> None:
+    """Carry out an experiment from a YAML file; an interrupted one goes on where it stopped."""
+    _carry_out(file, out, as_json)
+
+
+@command
+def certify(
+    out: Out,
+    data: Data,
+    defence: Defences,
+    model: Model = "builtin",
+    revision: Annotated[str | None, typer.Option(help="Of a hub id: a branch, tag or commit.")] = None,
+    task: Task = None,
+    split: Annotated[str, typer.Option(help="Which images are certified.")] = "test",
+    sigma: Sigmas = [0.25],  # noqa: B006 - typer copies it
+    n: Annotated[int, typer.Option("--n", help="Draws that are counted, for each image.")] = 10_000,
+    n0: Annotated[int, typer.Option("--n0", help="Draws that choose the class.")] = 100,
+    alpha: Annotated[float, typer.Option(help="Probability that a certificate is false, for each image.")] = 0.001,
+    radii: Annotated[str | None, typer.Option(help="Of the tables: numbers with commas, 0,0.25,0.5.")] = None,
+    limit: Annotated[int | None, typer.Option(help="So many images, balanced over the classes.")] = None,
+    fit_data: Annotated[str | None, typer.Option(help="Where defences without a state learn.")] = None,
+    fit_split: Annotated[str, typer.Option(help="Which images they learn from.")] = "train",
+    batch: Annotated[int, typer.Option(help="Noisy copies an encoder pass; part of what is certified.")] = 64,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all that the process may use unless given.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    skip_broken: Skip = False,
+    as_json: Json = False,
+) -> None:
+    """Certify images under one or several defences, in one pass over the noise for each encoder."""
+    from medrobust.experiment import checked, parse_choice
+    from medrobust.run import run as carry_out
+
+    values = {
+        "model": model, "revision": revision, "data": data, "task": task, "split": split, "limit": limit,
+        "sigmas": sigma, "n": n,
+        "selection": n0, "alpha": alpha, "seed": seed, "device": device, "batch": batch, "threads": threads,
+        "fit_data": fit_data, "fit_split": fit_split, "skip_broken": skip_broken,
+        "defences": _told_apart([_with_mode_of_state(parse_choice(text)) for text in defence]),
+    }  # fmt: skip
+    if radii is not None:
+        values["radii"] = _numbers(radii)
+    experiment = checked(values, "command line")
+    with reporter() as told:
+        summary = carry_out(experiment, out, reporter=told)
+    tell(summary, out, as_json)
+
+
+@command
+def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_json: Json = False) -> None:
+    """Make summary, tables, curves and page anew from the rows of a run, also of an unfinished one."""
+    from medrobust.results.folder import republish
+
+    tell(republish(folder), folder, as_json)
+
+
+def _carry_out(file: Path, out: Path, as_json: bool) -> None:
+    from medrobust.experiment import load_experiment
+
+    experiment = load_experiment(file)
+    from medrobust.run import run as carry_out
+
+    with reporter() as told:
+        summary = carry_out(experiment, out, reporter=told)
+    tell(summary, out, as_json)
+
+
+def _with_mode_of_state(choice: dict[str, Any]) -> dict[str, Any]:
+    """A state given without a mode is called after the mode it was learned in."""
+    if choice["state"] and not choice["settings"]:
+        from medrobust.defences.state import load_state
+
+        mode = load_state(Path(choice["state"]))[1].settings.get("mode")
+        choice["settings"] = {"mode": mode} if mode else {}
+    return choice
+
+
+def _told_apart(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Two states of one defence are called after their folders."""
+    for choice in choices:
+        same = [other for other in choices if other["name"] == choice["name"] and other["state"]]
+        modes = [other["settings"].get("mode") for other in same]
+        mode = choice["settings"].get("mode")
+        if choice["state"] and modes.count(mode) > 1:
+            called = f"{choice['name']}:{mode}" if mode else choice["name"]
+            choice["label"] = f"{called} ({Path(choice['state']).parent.name or choice['state']})"
+    return choices
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--radii takes numbers with commas between them, got {text!r}") from None
