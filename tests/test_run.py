@@ -145,7 +145,7 @@ def test_a_changed_base_or_training_set_is_learned_anew(
 
 def test_vision_changes_are_not_stacked(experiment: Experiment, tmp_path: Path) -> None:
     twice = (DEFENCES[3], Choice(name="distill", label="again", settings={"steps": 1}, base="distill"))
-    with pytest.raises(ConfigError, match="cannot stand on top of distill"):
+    with pytest.raises(ConfigError, match="cannot be learned on top of distill"):
         run(experiment.model_copy(update={"defences": twice}), tmp_path / "run")
 
 

@@ -53,17 +53,15 @@ def run(experiment: Experiment, out: Path, *, reporter: Reporter | None = None) 
 
 def certify_all(bench: Bench, fitted: Sequence[Fitted], journal: Journal, tell: Reporter) -> None:
     """Append the rows that are not yet there, one pass over the noise for each image and noise level."""
-    experiment = bench.experiment
-    total, done = len(bench.data) * len(experiment.sigmas), 0
-    for number, (item, label) in enumerate(zip(bench.data.ids, bench.data.targets, strict=True)):
-        missing = {key for key in journal.remaining if key.id == item}
-        image = bench.data.read(number).to(bench.model.device) if missing else None
-        for smoothing in smoothings(experiment):
-            wanted = [f for f in fitted if Key(item, smoothing.sigma, f.label) in missing]
-            if wanted and image is not None:
-                journal.append(certify_image(image, item, label, wanted, smoothing, experiment))
-            done += 1
-            tell.progress("certify", done, total)
+    experiment, there = bench.experiment, journal.done
+    work = [(number, smoothing) for number in range(len(bench.data)) for smoothing in smoothings(experiment)]
+    for done, (number, smoothing) in enumerate(work, 1):
+        item, label = bench.data.ids[number], bench.data.targets[number]
+        wanted = [f for f in fitted if Key(item, smoothing.sigma, f.label) not in there]
+        if wanted:
+            image = bench.data.read(number).to(bench.model.device)
+            journal.append(certify_image(image, item, label, wanted, smoothing, experiment))
+        tell.progress("certify", done, len(work))
 
 
 def certify_image(

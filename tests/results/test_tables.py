@@ -31,7 +31,7 @@ FOUR = [
 
 
 def test_a_block_worked_out_by_hand() -> None:
-    block = summarise(FOUR, [0.25, 0, 0.1, 0.25])
+    block = summarise(FOUR, [0.25, 0.0, 0.1, 0.25])
     right = [FOUR[0].radius, FOUR[1].radius]
     assert right == pytest.approx([0.4980, 0.0492], abs=2e-2)
     assert block["radii"] == [0.0, 0.1, 0.25]

@@ -1,6 +1,6 @@
 """Learn a text context from labelled images, clean or noisy: the core of CoOp and of PromptSmooth's few-shot mode."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -46,7 +46,7 @@ def learn_context(
     References: Zhou et al., IJCV 2022 (CoOp); Hussein et al., MICCAI 2024 (PromptSmooth), section 3.
     """
     chosen = shots(data, settings.shots, generator)
-    images, labels = chosen.images().to(model.device), chosen.labels.to(model.device)
+    images, labels = chosen.images(), chosen.labels
     names = context_names(data.task)
     context = _start(model, data, settings, generator).to(model.device).requires_grad_(True)
     draw = _shuffled(len(labels), min(settings.batch, len(labels)), generator)
@@ -54,15 +54,14 @@ def learn_context(
 
     def loss(_step: int) -> Tensor:
         rows = draw()
-        views = augment(images[rows].cpu(), generator, scale=(0.8, 1.0), colour=0.0).to(model.device) if (
-            settings.augment
-        ) else images[rows]  # fmt: skip
+        views = images[rows]
+        if settings.augment:
+            views = augment(views, generator, scale=(0.8, 1.0), colour=0.0)
+        noisy = add_noise(views, sigmas, generator, clean_fraction=clean_fraction).to(model.device)
         with torch.no_grad():
-            features = F.normalize(
-                model.encode_image(add_noise(views, sigmas, generator, clean_fraction=clean_fraction)), dim=-1
-            )
-        prototypes = text_prototypes(model, names, context)
-        return F.cross_entropy(model.logit_scale * features @ prototypes.T, labels[rows])
+            features = F.normalize(model.encode_image(noisy), dim=-1)
+        logits = model.logit_scale * features @ text_prototypes(model, names, context).T
+        return F.cross_entropy(logits, labels[rows].to(model.device))
 
     steps = per_epoch * settings.epochs
     warmup = per_epoch if settings.epochs > 1 else 0
@@ -78,15 +77,14 @@ def learn_context(
 def add_noise(
     images: Images, sigmas: Sequence[float], generator: torch.Generator, *, clean_fraction: float = 0.0
 ) -> Images:
-    """Gaussian noise, not clipped; its level drawn for each image from `sigmas`, or none at all."""
+    """Gaussian noise on images (CPU), not clipped; its level drawn for each of them from `sigmas`, or none at all."""
     if not sigmas:
         return images
     count = len(images)
     level = torch.tensor(list(sigmas))[torch.randint(len(sigmas), (count,), generator=generator)]
     if clean_fraction > 0:
         level = level * (torch.rand(count, generator=generator) >= clean_fraction)
-    noise = torch.randn(images.shape, generator=generator) * level.view(-1, 1, 1, 1)
-    return images + noise.to(images.device)
+    return images + torch.randn(images.shape, generator=generator) * level.view(-1, 1, 1, 1)
 
 
 def _start(model: VisionLanguageModel, data: Dataset, settings: ContextSettings, generator: torch.Generator) -> Context:
@@ -96,7 +94,7 @@ def _start(model: VisionLanguageModel, data: Dataset, settings: ContextSettings,
     return 0.02 * torch.randn(settings.words, width, generator=generator)
 
 
-def _shuffled(count: int, batch: int, generator: torch.Generator):  # type: ignore[no-untyped-def]
+def _shuffled(count: int, batch: int, generator: torch.Generator) -> Callable[[], Tensor]:
     """Rows of the next batch; every epoch in a new order, its last batch smaller."""
     order: list[int] = []
 

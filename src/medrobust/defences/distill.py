@@ -46,7 +46,7 @@ def distill(settings: Distill | None = None) -> Defence:
         model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, progress: Progress | None = None
     ) -> State:
         order = torch.randperm(len(data), generator=generator)[: chosen.images].tolist()
-        images = data.images(order).to(model.device)
+        images = data.images(order)
         if chosen.part == "feature":
             return _fit_feature(model, images, chosen, generator, progress)
         return _fit_tower(model, images, chosen, chosen.part, generator, progress)
@@ -124,10 +124,10 @@ def _views(
     model: VisionLanguageModel, images: Tensor, chosen: Distill, generator: torch.Generator
 ) -> tuple[Features, Tensor]:
     rows = torch.randint(len(images), (chosen.batch,), generator=generator)
-    views = augment(images[rows].cpu(), generator, scale=(0.8, 1.0), colour=0.0).to(model.device)
+    views = augment(images[rows], generator, scale=(0.8, 1.0), colour=0.0)
     with torch.no_grad():
-        clean = F.normalize(model.encode_image(views), dim=-1)
-    return clean, add_noise(views, chosen.sigmas, generator)
+        clean = F.normalize(model.encode_image(views.to(model.device)), dim=-1)
+    return clean, add_noise(views, chosen.sigmas, generator).to(model.device)
 
 
 def _distance(features: Features, target: Features) -> Tensor:

@@ -48,7 +48,7 @@ def pool(settings: Pool | None = None) -> Defence:
             level = chosen.sigmas[int(torch.randint(len(chosen.sigmas), (1,), generator=generator))]
             copies = images[rows].repeat_interleave(chosen.draws, dim=0)
             with torch.no_grad():
-                features = model.encode_image(add_noise(copies, (level,), generator))
+                features = model.encode_image(add_noise(copies, (level,), generator).to(model.device))
             unit = torch.nn.functional.normalize(features, dim=-1)
             logits = model.logit_scale * unit @ text_prototypes(model, names, context).T
             each = logits.log_softmax(dim=-1).unflatten(0, (len(rows), chosen.draws))
