@@ -231,7 +231,9 @@ def test_the_forecast_says_what_can_be_reached(experiment: Experiment, tmp_path:
     steps: list[tuple[str, int, int]] = []
     reporter = Reporter(said.append, lambda *step: steps.append(step))
     run(experiment.model_copy(update={"defences": DEFENCES[:1]}), tmp_path / "run", reporter=reporter)
-    assert f"{Smoothing(0.5, 0.001, 8, 16).largest_radius:.4f}" in said[1]
+    assert said[0].startswith("certify 3 images of ")
+    assert said[0].endswith(": zero-shot")
+    assert f"{Smoothing(0.5, 0.001, 8, 16).largest_radius:.4f}" in said[2]
     assert "3 images, 1 defences, 1 encoder(s): 144 encoder passes" in said[-1]
     assert steps[-1] == ("certify", 6, 6)
 

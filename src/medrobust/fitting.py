@@ -80,6 +80,8 @@ def fit_defence(
         raise ConfigError(
             f"{choice.name} changes the vision tower itself and cannot be learned on top of {choice.base}"
         )
+    if DEFENCES[choice.name].learns_from != "nothing":
+        reporter.say(f"fit {choice.called}: at most {len(data)} images of {data.source} ({data.split})")
     learned = defence.fit(
         merged(model, below),
         data,

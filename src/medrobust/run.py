@@ -40,6 +40,10 @@ def run(experiment: Experiment, out: Path, *, reporter: Reporter | None = None) 
     bench = prepare(experiment)
     if bench.data.skipped:
         tell.say(f"{len(bench.data.skipped)} broken images are left out: {', '.join(bench.data.skipped[:5])}")
+    names = ", ".join(choice.called for choice in experiment.defences)
+    tell.say(
+        f"certify {len(bench.data)} images of {bench.data.source} ({bench.data.split}) with {bench.model.name}: {names}"
+    )
     fitted = fit_all(bench, out, tell)
     environment = keep_environment(out, bench, {f.label: f.sha256 for f in fitted})
     plan = [Key(i, sigma, f.label) for i in bench.data.ids for sigma in experiment.sigmas for f in fitted]
