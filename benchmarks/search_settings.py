@@ -17,10 +17,12 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from medrobust.build import hits
 from medrobust.data import Dataset, load_task, open_dataset
 from medrobust.defences import make
 from medrobust.defences.adaptation import merged, vision_part
 from medrobust.environment import available_threads
+from medrobust.fitting import tuned_on
 from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.seeds import stream
@@ -93,7 +95,7 @@ def _candidates(what: str, model: Clip, train: Dataset, below: State) -> Iterato
 
 def _scores(defence: Defence, model: Clip, val: Dataset, state: State, draws: int) -> str:
     classifier = defence.apply(model, val.task, state)
-    clean = _clean(classifier, val)
+    clean = hits(classifier, val) / len(val)
     shares = {sigma: _right(defence, classifier, val, sigma, draws) for sigma in sorted({s for s, _ in POINTS})}
     found = [sum(p >= norm.cdf(r / s) for p in shares[s]) / len(val) for s, r in POINTS]
     return f"clean {clean:.1%} " + " ".join(
@@ -105,10 +107,7 @@ def _right(defence: Defence, classifier: Classifier, val: Dataset, sigma: float,
     shares = []
     seen = _noisy_features(classifier.encode, val, sigma, draws)
     for number, (item, label) in enumerate(zip(val.ids, val.targets, strict=True)):
-        used = classifier
-        if defence.tune is not None:
-            generator = stream(0, "tune", item, sigma)
-            used = defence.tune(classifier, val.read(number), sigma=sigma, generator=generator)
+        used = tuned_on(defence, classifier, val.read(number), sigma=sigma, seed=0, item=item)
         with torch.inference_mode():
             shares.append(float((answers(used.head(seen[number])) == label).float().mean()))
     return shares
@@ -124,12 +123,6 @@ def _noisy_features(encode: Callable[[Images], Features], val: Dataset, sigma: f
         source = noise(tuple(image.shape), image.device, seed=0, use="search", item=item, sigma=sigma)
         found.append(encode(image + sigma * source(draws)))
     return torch.stack(found)
-
-
-@torch.inference_mode()
-def _clean(classifier: Classifier, val: Dataset) -> float:
-    answers = torch.cat([classifier(val.images(range(i, min(i + 64, len(val))))) for i in range(0, len(val), 64)])
-    return float((answers.argmax(dim=1) == val.labels).float().mean())
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ from medrobust.defences.state import check_header, load_state, settings_of
 from medrobust.environment import available_threads
 from medrobust.errors import ConfigError
 from medrobust.experiment import Choice
-from medrobust.fitting import apply_state
+from medrobust.fitting import apply_state, tuned_on
 from medrobust.models import load
 from medrobust.preparation import checked_device
-from medrobust.seeds import stream
 from medrobust.smoothing.certify import Smoothing, certify
 from medrobust.types import Classifier, Image
 
@@ -56,10 +55,8 @@ def answer_images(
     for image_path in paths:
         image = open_image(image_path, loaded.preprocess).to(loaded.device)
         item, classifier = str(image_path), fixed
-        if defence.tune is not None and smoothing is not None:
-            classifier = defence.tune(
-                fixed, image, sigma=smoothing.sigma, generator=stream(seed, "tune", item, smoothing.sigma)
-            )
+        if smoothing is not None:
+            classifier = tuned_on(defence, fixed, image, sigma=smoothing.sigma, seed=seed, item=item)
         found = {"path": item, **_clean(classifier, image, known)}
         if smoothing is not None:
             (certificate,) = certify([classifier], image, smoothing, seed=seed, item=item, batch=64)

@@ -13,7 +13,7 @@ from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.preparation import Reporter
 from medrobust.smoothing.bounds import interval
-from medrobust.types import Preprocess
+from medrobust.types import Classifier, Preprocess
 from medrobust.upstream.pairs import make_pairs
 from medrobust.upstream.pretrain import pretrain, save
 from medrobust.upstream.recipe import Recipe, caption_book
@@ -50,16 +50,17 @@ def evaluate(model: Clip, recipe: Recipe, *, split: str = "test") -> dict[str, d
     scores = {}
     for source in recipe.sources:
         data = open_dataset(source.data, load_task(source.task), preprocess=model.preprocess, split=split)
-        scores[source.task] = dict(interval(_hits(model, data), len(data))._asdict())
+        right = hits(zero_shot().apply(model, data.task, {}), data)
+        scores[source.task] = dict(interval(right, len(data))._asdict())
     return scores
 
 
 @torch.inference_mode()
-def _hits(model: Clip, data: Dataset, *, batch: int = 64) -> int:
-    classifier = zero_shot().apply(model, data.task, {})
-    hits = 0
+def hits(classifier: Classifier, data: Dataset, *, batch: int = 64) -> int:
+    """How many images, as they are, a classifier answers rightly."""
+    right = 0
     for start in range(0, len(data), batch):
         rows = range(start, min(start + batch, len(data)))
         answers = classifier(data.images(rows)).argmax(dim=1)
-        hits += int((answers.cpu() == data.labels[start : start + batch]).sum())
-    return hits
+        right += int((answers.cpu() == data.labels[start : start + batch]).sum())
+    return right

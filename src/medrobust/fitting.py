@@ -1,19 +1,18 @@
 """Defences made ready for an experiment: fitted, or their states loaded and checked."""
 
-import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from medrobust.data import Dataset, Task, open_dataset
 from medrobust.defences import DEFENCES, make
-from medrobust.defences.adaptation import merged, vision_part
-from medrobust.defences.state import Header, check_header, header_of, load_state, save_state
+from medrobust.defences.adaptation import digest, merged, vision_part
+from medrobust.defences.state import Header, header_of, load_checked, save_state, settings_of
 from medrobust.errors import ConfigError, RunError, StateError
 from medrobust.experiment import Choice, Experiment
 from medrobust.models.clip import Clip
 from medrobust.preparation import Bench, Reporter, prepare
 from medrobust.seeds import stream
-from medrobust.types import Classifier, Defence, State
+from medrobust.types import Classifier, Defence, Image, State
 
 
 class Fitted(NamedTuple):
@@ -25,37 +24,27 @@ class Fitted(NamedTuple):
     sha256: str
 
 
-class _Known(NamedTuple):
-    """A state that later choices may use, and whose it is."""
-
-    state: State
-    name: str
-    settings: dict[str, Any]
-
-
 def fit_all(bench: Bench, out: Path, reporter: Reporter) -> list[Fitted]:
     """Every defence of the experiment, in order, fitted or loaded; fitted states are kept in `out`/states.
 
     Raises MedrobustError.
     """
-    known: dict[str, _Known] = {}
+    known: dict[str, tuple[State, Header]] = {}
     ready = []
     for choice in bench.experiment.defences:
         for wanted in (choice.state, choice.base):
             if wanted and wanted not in known:
-                known[wanted] = _read(Path(wanted), bench)
+                known[wanted] = load_checked(Path(wanted), bench.model, bench.task)
         settings = dict(choice.settings)
         if choice.state:
-            source = known[choice.state]
-            if source.name != choice.name:
-                raise StateError(f"{choice.state} was learned by {source.name}, asked for {choice.name}")
-            state, settings = source.state, {**source.settings, **settings}
+            state, header = known[choice.state]
+            settings = settings_of(header, choice.name, settings, path=Path(choice.state))
         else:
-            below = vision_part(known[choice.base].state) if choice.base else {}
+            below = vision_part(known[choice.base][0]) if choice.base else {}
             path = out / "states" / f"{_file_name(choice.called)}.safetensors"
-            state = _fit_or_resume(bench, choice, below, path, reporter)
+            state, header = _fit_or_resume(bench, choice, below, path, reporter)
         defence = make(choice.name, settings)
-        known[choice.called] = _Known(state, choice.name, settings)
+        known[choice.called] = state, header.model_copy(update={"settings": settings})
         classifier = apply_state(defence, bench.model, bench.task, state, called=choice.called)
         ready.append(Fitted(choice.called, defence, classifier, digest(state)))
     return ready
@@ -69,6 +58,18 @@ def apply_state(defence: Defence, model: Clip, task: Task, state: State, *, call
         raise StateError(
             f"{called} must learn before it can answer (no {error.args[0]!r} in its state); fit it with `medrobust fit`"
         ) from error
+
+
+def tuned_on(
+    defence: Defence, classifier: Classifier, image: Image, *, sigma: float, seed: int, item: str
+) -> Classifier:
+    """The classifier that answers this image: tuned on it where the defence does so, else as it is.
+
+    Its noise depends on (seed, item, sigma) alone, so that a run and a single answer tune alike.
+    """
+    if defence.tune is None:
+        return classifier
+    return defence.tune(classifier, image, sigma=sigma, generator=stream(seed, "tune", item, sigma))
 
 
 def fit_defence(
@@ -107,31 +108,16 @@ def fit_into(target: Path, experiment: Experiment, *, reporter: Reporter) -> Hea
     """
     (choice,) = experiment.defences
     bench = prepare(experiment, split=experiment.fit_split)
-    below = vision_part(_read(Path(choice.base), bench).state) if choice.base else {}
+    below = vision_part(load_checked(Path(choice.base), bench.model, bench.task)[0]) if choice.base else {}
     state, header = fit_defence(bench.model, bench.data, choice, below=below, seed=experiment.seed, reporter=reporter)
     save_state(target, state, header)
     return header
 
 
-def digest(state: State) -> str:
-    """A hash of all that was learned."""
-    found = hashlib.sha256()
-    for key, value in sorted(state.items()):
-        found.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
-
-
-def _read(path: Path, bench: Bench) -> _Known:
-    state, header = load_state(path)
-    check_header(header, bench.model, bench.task, path=path)
-    return _Known(state, header.defence, header.settings)
-
-
-def _fit_or_resume(bench: Bench, choice: Choice, below: State, path: Path, reporter: Reporter) -> State:
+def _fit_or_resume(bench: Bench, choice: Choice, below: State, path: Path, reporter: Reporter) -> tuple[State, Header]:
     experiment = bench.experiment
     if path.exists():
-        state, header = load_state(path)
-        check_header(header, bench.model, bench.task, path=path)
+        state, header = load_checked(path, bench.model, bench.task)
         wanted = {
             "defence": choice.name,
             "settings": make(choice.name, choice.settings).settings.model_dump(mode="json"),
@@ -140,13 +126,13 @@ def _fit_or_resume(bench: Bench, choice: Choice, below: State, path: Path, repor
             "seed": experiment.seed,
         }
         if header.model_dump(include=set(wanted)) == wanted:
-            return state
+            return state, header
     learns = DEFENCES[choice.name].learns_from if choice.settings.get("mode") != "zero-shot" else "nothing"
     data = bench.data if learns == "nothing" else _fit_data(bench, choice)
     state, header = fit_defence(bench.model, data, choice, below=below, seed=experiment.seed, reporter=reporter)
     if state:
         save_state(path, state, header)
-    return state
+    return state, header
 
 
 def _origin(source: str, split: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from medrobust.experiment import Experiment
-from medrobust.fitting import Fitted, fit_all
+from medrobust.fitting import Fitted, fit_all, tuned_on
 from medrobust.preparation import (
     Bench,
     Reporter,
@@ -23,7 +23,6 @@ from medrobust.preparation import (
 )
 from medrobust.results import Journal, Key, Row, read_rows
 from medrobust.results.folder import publish
-from medrobust.seeds import stream
 from medrobust.smoothing.certify import Certificate, Smoothing, certify, clean_answers
 from medrobust.smoothing.sampling import encoders
 from medrobust.types import Classifier, Image
@@ -57,15 +56,15 @@ def run(experiment: Experiment, out: Path, *, reporter: Reporter | None = None) 
 
 def certify_all(bench: Bench, fitted: Sequence[Fitted], journal: Journal, tell: Reporter) -> None:
     """Append the rows that are not yet there, one pass over the noise for each image and noise level."""
-    experiment, there = bench.experiment, journal.done
-    work = [(number, smoothing) for number in range(len(bench.data)) for smoothing in smoothings(experiment)]
-    for done, (number, smoothing) in enumerate(work, 1):
-        item, label = bench.data.ids[number], bench.data.targets[number]
-        wanted = [f for f in fitted if Key(item, smoothing.sigma, f.label) not in there]
-        if wanted:
-            image = bench.data.read(number).to(bench.model.device)
-            journal.append(certify_image(image, item, label, wanted, smoothing, experiment))
-        tell.progress("certify", done, len(work))
+    experiment, levels, there = bench.experiment, smoothings(bench.experiment), journal.done
+    total = len(bench.data) * len(levels)
+    for number, (item, label) in enumerate(zip(bench.data.ids, bench.data.targets, strict=True)):
+        missing = [[f for f in fitted if Key(item, s.sigma, f.label) not in there] for s in levels]
+        image = bench.data.read(number).to(bench.model.device) if any(missing) else None
+        for done, (smoothing, wanted) in enumerate(zip(levels, missing, strict=True), number * len(levels) + 1):
+            if wanted and image is not None:
+                journal.append(certify_image(image, item, label, wanted, smoothing, experiment))
+            tell.progress("certify", done, total)
 
 
 def certify_image(
@@ -74,12 +73,7 @@ def certify_image(
     """Tune what is tuned on the image, then certify all classifiers in one pass."""
     seed = experiment.seed
     classifiers = [
-        f.classifier
-        if f.defence.tune is None
-        else f.defence.tune(
-            f.classifier, image, sigma=smoothing.sigma, generator=stream(seed, "tune", item, smoothing.sigma)
-        )
-        for f in fitted
+        tuned_on(f.defence, f.classifier, image, sigma=smoothing.sigma, seed=seed, item=item) for f in fitted
     ]
     clean = clean_answers(classifiers, image)
     certificates = certify(classifiers, image, smoothing, seed=seed, item=item, batch=experiment.batch)
@@ -98,7 +92,8 @@ def forecast(bench: Bench, classifiers: Sequence[Classifier], *, left: float = 1
     ]
     shared = encoders(classifiers)
     draws = len(bench.data) * len(experiment.sigmas) * (experiment.n + experiment.selection)
-    noisy = torch.zeros(experiment.batch, *bench.data.read(0).shape, device=bench.model.device)
+    side = bench.model.preprocess.size
+    noisy = torch.zeros(experiment.batch, 3, side, side, device=bench.model.device)
     with torch.inference_mode():
         for encode, _ in shared:
             encode(noisy)

@@ -1,7 +1,7 @@
 """Commands that certify: demo, run, certify, and report."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,9 @@ from medrobust.cli.app import (
 )
 from medrobust.errors import ConfigError
 
+if TYPE_CHECKING:
+    from medrobust.experiment import Choice, Experiment
+
 
 @command
 def demo(
@@ -36,7 +39,7 @@ def demo(
         if show:
             typer.echo(path.read_text(encoding="utf-8"), nl=False)
         else:
-            _carry_out(path, out, as_json)
+            _carry_out_file(path, out, as_json)
 
 
 @command
@@ -46,7 +49,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Carry out an experiment from a YAML file; an interrupted one goes on where it stopped."""
-    _carry_out(file, out, as_json)
+    _carry_out_file(file, out, as_json)
 
 
 @command
@@ -74,22 +77,18 @@ def certify(
     as_json: Json = False,
 ) -> None:
     """Certify images under one or several defences, in one pass over the noise for each encoder."""
-    from medrobust.experiment import checked, parse_choice
-    from medrobust.run import run as carry_out
+    from medrobust.experiment import Choice, checked
 
-    values = {
+    values: dict[str, Any] = {
         "model": model, "revision": revision, "data": data, "task": task, "split": split, "limit": limit,
         "sigmas": sigma, "n": n,
         "selection": n0, "alpha": alpha, "seed": seed, "device": device, "batch": batch, "threads": threads,
         "fit_data": fit_data, "fit_split": fit_split, "skip_broken": skip_broken,
-        "defences": _told_apart([_with_mode_of_state(parse_choice(text)) for text in defence]),
+        "defences": _told_apart([_with_mode_of_state(Choice.model_validate(text)) for text in defence]),
     }  # fmt: skip
     if radii is not None:
         values["radii"] = _numbers(radii)
-    experiment = checked(values, "command line")
-    with reporter() as told:
-        summary = carry_out(experiment, out, reporter=told)
-    tell(summary, out, as_json)
+    _carry_out(checked(values, "command line"), out, as_json)
 
 
 @command
@@ -100,10 +99,13 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_jso
     tell(republish(folder), folder, as_json)
 
 
-def _carry_out(file: Path, out: Path, as_json: bool) -> None:
+def _carry_out_file(file: Path, out: Path, as_json: bool) -> None:
     from medrobust.experiment import load_experiment
 
-    experiment = load_experiment(file)
+    _carry_out(load_experiment(file), out, as_json)
+
+
+def _carry_out(experiment: "Experiment", out: Path, as_json: bool) -> None:
     from medrobust.run import run as carry_out
 
     with reporter() as told:
@@ -111,26 +113,25 @@ def _carry_out(file: Path, out: Path, as_json: bool) -> None:
     tell(summary, out, as_json)
 
 
-def _with_mode_of_state(choice: dict[str, Any]) -> dict[str, Any]:
+def _with_mode_of_state(choice: "Choice") -> "Choice":
     """A state given without a mode is called after the mode it was learned in."""
-    if choice["state"] and not choice["settings"]:
-        from medrobust.defences.state import load_state
+    if choice.state is None or choice.settings:
+        return choice
+    from medrobust.defences.state import load_state
 
-        mode = load_state(Path(choice["state"]))[1].settings.get("mode")
-        choice["settings"] = {"mode": mode} if mode else {}
-    return choice
+    mode = load_state(Path(choice.state))[1].settings.get("mode")
+    return choice.model_copy(update={"settings": {"mode": mode}}) if mode else choice
 
 
-def _told_apart(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _told_apart(choices: list["Choice"]) -> list["Choice"]:
     """Two states of one defence are called after their folders."""
-    for choice in choices:
-        same = [other for other in choices if other["name"] == choice["name"] and other["state"]]
-        modes = [other["settings"].get("mode") for other in same]
-        mode = choice["settings"].get("mode")
-        if choice["state"] and modes.count(mode) > 1:
-            called = f"{choice['name']}:{mode}" if mode else choice["name"]
-            choice["label"] = f"{called} ({Path(choice['state']).parent.name or choice['state']})"
-    return choices
+    called = [choice.called for choice in choices if choice.state]
+    return [
+        choice.model_copy(update={"label": f"{choice.called} ({Path(choice.state).parent.name or choice.state})"})
+        if choice.state and called.count(choice.called) > 1
+        else choice
+        for choice in choices
+    ]
 
 
 def _numbers(text: str) -> list[float]:

@@ -64,18 +64,19 @@ def merged(model: VisionLanguageModel, state: State) -> VisionLanguageModel:
 
     Equal changes give the same object, so that classifiers built on it share one pass over the noise.
     """
-    if not vision_part(state):
+    changes = vision_part(state)
+    if not changes:
         return model
-    digest = _digest(state)
+    name_of_changes = digest(changes)
     kept = _merged.setdefault(model, {})
-    if digest not in kept:
+    if name_of_changes not in kept:
         with torch.no_grad():
             vision = copy.deepcopy(model.vision)
             own = dict(vision.named_parameters())
-            for name, value in changed_weights(model.vision, on(model.device, state)).items():
+            for name, value in changed_weights(model.vision, on(model.device, changes)).items():
                 own[name].copy_(value)
-        kept[digest] = model.with_vision(vision)
-    return kept[digest]
+        kept[name_of_changes] = model.with_vision(vision)
+    return kept[name_of_changes]
 
 
 def vision_part(state: State) -> State:
@@ -88,8 +89,9 @@ def on(device: torch.device, state: State) -> State:
     return {key: value.to(device) for key, value in state.items()}
 
 
-def _digest(state: State) -> str:
-    digest = hashlib.sha256()
-    for key, value in sorted(vision_part(state).items()):
-        digest.update(key.encode() + value.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()
+def digest(state: State) -> str:
+    """A hash of all that a state holds."""
+    found = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        found.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

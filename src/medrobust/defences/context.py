@@ -11,7 +11,7 @@ from torch import Tensor
 from medrobust.data.augment import augment
 from medrobust.data.sources import shots
 from medrobust.data.task import Dataset
-from medrobust.defences.heads import context_names, start_context, text_prototypes
+from medrobust.defences.heads import CosineHead, context_names, start_context, text_prototypes
 from medrobust.training import Progress, Schedule, descend
 from medrobust.types import Context, Images, VisionLanguageModel
 
@@ -59,8 +59,8 @@ def learn_context(
             views = augment(views, generator, scale=(0.8, 1.0), colour=0.0)
         noisy = add_noise(views, sigmas, generator, clean_fraction=clean_fraction).to(model.device)
         with torch.no_grad():
-            features = F.normalize(model.encode_image(noisy), dim=-1)
-        logits = model.logit_scale * features @ text_prototypes(model, names, context).T
+            features = model.encode_image(noisy)
+        logits = CosineHead(text_prototypes(model, names, context), model.logit_scale)(features)
         return F.cross_entropy(logits, labels[rows].to(model.device))
 
     steps = per_epoch * settings.epochs

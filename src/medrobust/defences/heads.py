@@ -36,7 +36,7 @@ class PromptHead:
     prototypes: Prototypes
 
     def __call__(self, features: Features) -> Logits:
-        return self.model.logit_scale * F.normalize(features, dim=-1) @ self.prototypes.T
+        return CosineHead(self.prototypes, self.model.logit_scale)(features)
 
     def with_context(self, context: Context) -> "PromptHead":
         """The same head under another learned context."""

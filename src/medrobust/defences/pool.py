@@ -7,7 +7,7 @@ from torch import Tensor
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import merged
 from medrobust.defences.context import add_noise
-from medrobust.defences.heads import context_names, prompt_head, start_context, text_prototypes
+from medrobust.defences.heads import CosineHead, context_names, prompt_head, start_context, text_prototypes
 from medrobust.defences.promptsmooth import entropy_of_mean
 from medrobust.training import Progress, Schedule, descend
 from medrobust.types import Classifier, Defence, State, VisionLanguageModel
@@ -49,8 +49,7 @@ def pool(settings: Pool | None = None) -> Defence:
             copies = images[rows].repeat_interleave(chosen.draws, dim=0)
             with torch.no_grad():
                 features = model.encode_image(add_noise(copies, (level,), generator).to(model.device))
-            unit = torch.nn.functional.normalize(features, dim=-1)
-            logits = model.logit_scale * unit @ text_prototypes(model, names, context).T
+            logits = CosineHead(text_prototypes(model, names, context), model.logit_scale)(features)
             each = logits.log_softmax(dim=-1).unflatten(0, (len(rows), chosen.draws))
             return entropy_of_mean(each).mean() - chosen.balance * entropy_of_mean(each.flatten(0, 1))
 

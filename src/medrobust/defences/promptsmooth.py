@@ -14,7 +14,7 @@ from torch import Tensor
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import merged
 from medrobust.defences.context import ContextSettings, learn_context
-from medrobust.defences.heads import PromptHead, prompt_head, start_context, text_prototypes
+from medrobust.defences.heads import CosineHead, PromptHead, prompt_head, start_context, text_prototypes
 from medrobust.training import Progress
 from medrobust.types import Classifier, Context, Defence, Features, Image, State, VisionLanguageModel
 
@@ -86,11 +86,10 @@ def sharpen(head: PromptHead, features: Features, *, lr: float, steps: int) -> C
     """AdamW steps on the entropy of the mean prediction, from the head's own context; the head stays as it is."""
     context = head.context.clone().requires_grad_(True)
     optimiser = torch.optim.AdamW([context], lr=lr)
-    unit = torch.nn.functional.normalize(features, dim=-1)
     with torch.enable_grad():
         for _ in range(steps):
             optimiser.zero_grad(set_to_none=True)
-            logits = head.model.logit_scale * unit @ text_prototypes(head.model, head.names, context).T
+            logits = CosineHead(text_prototypes(head.model, head.names, context), head.model.logit_scale)(features)
             entropy_of_mean(logits.log_softmax(dim=-1)).backward()
             optimiser.step()
     return context.detach()

@@ -112,6 +112,13 @@ def settings_of(header: Header, defence: str, asked: Mapping[str, Any], *, path:
     return {**header.settings, **asked}
 
 
+def load_checked(path: Path, model: VisionLanguageModel, task: Task) -> tuple[State, Header]:
+    """A state file that belongs to this model and task; raises StateError."""
+    state, header = load_state(path)
+    check_header(header, model, task, path=path)
+    return state, header
+
+
 def check_header(header: Header, model: VisionLanguageModel, task: Task, *, path: Path) -> None:
     """Refuse a state of another model or task, by name.
 

@@ -1,5 +1,6 @@
 """Where models come from: `load` a name, a hub id or a local folder."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,8 +104,6 @@ def _from_hub(hub_id: str, revision: str | None, spec: str, *, download: bool) -
 
 
 def _check_family(folder: Path, spec: str) -> None:
-    import json
-
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no config.json; {spec} is no checkpoint in the format of transformers")
