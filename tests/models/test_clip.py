@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from medrobust.errors import ModelError, PromptError
 from medrobust.models import load
-from medrobust.models.clip import Clip, read_preprocess
+from medrobust.models.clip import Clip, VisionTower, read_preprocess
+from medrobust.vit import NotAViT
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 TEXTS = ["a photo of red paint.", "blue", "an image that shows green paint, and a lot of it."]
@@ -214,3 +216,97 @@ def test_preprocessing_is_what_the_checkpoint_says(tmp_path: Path, said: dict, e
     found, mean, std = read_preprocess(tmp_path)
     assert (found.size, found.resize, found.interpolation, found.crop) == expected
     assert (mean, std) == (MEAN, STD)
+
+
+class _Doubled(VisionTower):
+    def forward(self, images: Tensor) -> Tensor:
+        return 2 * super().forward(images)
+
+
+def hooked(tower: Any) -> None:
+    tower.tower.encoder.layers[1].mlp.register_forward_hook(lambda *_: None)
+
+
+def patched(tower: Any) -> None:
+    tower.tower.encoder.forward = tower.tower.encoder.forward
+
+
+def other_activation(tower: Any) -> None:
+    for layer in tower.tower.encoder.layers:
+        layer.mlp.activation_fn = torch.nn.ReLU()
+
+
+def two_activations(tower: Any) -> None:
+    from transformers.activations import QuickGELUActivation
+
+    tower.tower.encoder.layers[0].mlp.activation_fn = QuickGELUActivation()
+
+
+def whole_numbers(tower: Any) -> None:
+    fc1 = tower.tower.encoder.layers[0].mlp.fc1
+    fc1.weight = torch.nn.Parameter(torch.zeros_like(fc1.weight, dtype=torch.int8), requires_grad=False)
+
+
+def other_layer(tower: Any) -> None:
+    tower.projection = torch.nn.Sequential(tower.projection)
+
+
+def parametrised(tower: Any) -> None:
+    torch.nn.utils.parametrizations.weight_norm(tower.tower.encoder.layers[0].mlp.fc1)
+
+
+def overlapping(tower: Any) -> None:
+    tower.tower.embeddings.patch_embedding.stride = (4, 4)
+
+
+def dropping(tower: Any) -> None:
+    tower.tower.encoder.layers[0].self_attn.dropout = 0.1
+    tower.train()
+
+
+def other_tower(tower: Any) -> None:
+    tower.tower = torch.nn.Identity()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (hooked, r"^tower.encoder.layers.1.mlp has a hook"),
+        (patched, r"^tower.encoder has a hook"),
+        (other_activation, r"activation_fn of the vision tower is a ReLU"),
+        (two_activations, r"have 2 activations"),
+        (whole_numbers, r"fc1.weight of the vision tower is no plain floating-point tensor"),
+        (other_layer, r"^projection of the vision tower is a Sequential"),
+        (parametrised, r"fc1 of the vision tower is a ParametrizedLinear"),
+        (overlapping, r"patches of the vision tower overlap"),
+        (dropping, r"is in training mode with dropout"),
+        (other_tower, r"holds a Identity, not a CLIP vision transformer"),
+    ],
+)
+def test_a_tower_that_may_do_something_else_has_no_parts(tiny: Clip, change: Callable, reason: str) -> None:
+    tower = copy.deepcopy(tiny.vision)
+    change(tower)
+    with pytest.raises(NotAViT, match=reason):
+        replace(tiny, vision=tower).vit()
+
+
+def test_only_the_tower_as_loaded_has_parts(tiny: Clip) -> None:
+    with pytest.raises(NotAViT, match=r"the image encoder is a Flatten, not a CLIP tower"):
+        tiny.with_vision(torch.nn.Flatten()).vit()
+    inner: Any = tiny.vision
+    subclass = _Doubled(inner.tower, inner.projection, MEAN, STD)
+    with pytest.raises(NotAViT, match=r"the image encoder is a _Doubled"):
+        replace(tiny, vision=subclass).vit()
+
+
+def test_the_parts_are_the_towers_own(both: Reference) -> None:
+    model, network, _ = both
+    vit, theirs = model.vit(), network.vision_model
+    assert (vit.heads, vit.activation, vit.size, len(vit.blocks)) == (2, "quick_gelu", 16, 2)
+    assert torch.equal(vit.blocks[1].value.weight, theirs.encoder.layers[1].self_attn.v_proj.weight)
+    assert torch.equal(vit.blocks[0].norm2.bias, theirs.encoder.layers[0].layer_norm2.bias)
+    assert vit.pre_norm is not None
+    assert torch.equal(vit.pre_norm.weight, theirs.pre_layrnorm.weight)
+    assert vit.mean.tolist() == pytest.approx(MEAN)
+    assert vit.std.tolist() == pytest.approx(STD)
+    assert vit.patch.data_ptr() == model.vision.tower.embeddings.patch_embedding.weight.data_ptr()

@@ -16,9 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medrobust.errors import ModelError, PromptError
+from medrobust.models.parts import read_vit
 from medrobust.models.prompting import inserted, token_rows
 from medrobust.models.weights import Weights
 from medrobust.types import Context, Features, Images, Interpolation, Preprocess
+from medrobust.vit import NotAViT, ViT
 
 # PIL's numbers for resampling filters, as preprocessor_config.json writes them
 _FILTERS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -95,6 +97,15 @@ class Clip:
         """Token embeddings of a text without its markers; a text of no words gives no vectors."""
         ids = torch.tensor(self.tokenize(text)[1:-1], dtype=torch.int64, device=self.device)
         return self._embedding()(ids).detach().float().clone()
+
+    def vit(self) -> ViT:
+        """The parts of the image encoder, to run it without this class; the tensors are the model's own.
+
+        Raises NotAViT, saying why, where `vision` is anything else than a plain CLIP tower of transformers.
+        """
+        if type(self.vision) is not VisionTower:
+            raise NotAViT(f"the image encoder is a {type(self.vision).__name__}, not a CLIP tower as it was loaded")
+        return read_vit(self.vision, self.vision.tower, self.vision.projection, self.vision.mean, self.vision.std)
 
     def _embedding(self) -> nn.Module:
         embedding: nn.Module = self.text.get_input_embeddings()

@@ -1,0 +1,108 @@
+"""The parts of a CLIP vision tower of transformers, read out only where nothing in it can do something else.
+
+A module of an unknown type, a hook, a patched forward or a weight that is no plain tensor is refused by name.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from medrobust.vit import Activation, Block, Linear, Norm, NotAViT, ViT
+
+_CLIP = "transformers.models.clip.modeling_clip"
+_TOWERS = ("CLIPVisionModel", "CLIPVisionTransformer")  # new and old name of the same module
+_INSIDE = ("CLIPVisionEmbeddings", "CLIPEncoder", "CLIPEncoderLayer", "CLIPAttention", "CLIPMLP")
+_PLAIN = (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.Embedding, nn.ModuleList)
+_ACTIVATIONS: dict[str, Activation] = {
+    "GELUActivation": "gelu",
+    "QuickGELUActivation": "quick_gelu",
+    "GELUTanh": "gelu_tanh",
+    "NewGELUActivation": "gelu_tanh",
+}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+def read_vit(vision: nn.Module, tower: Any, projection: Any, mean: Tensor, std: Tensor) -> ViT:
+    """The parts of `vision`, which runs `tower` and then `projection` on normalised images; weights are not copied.
+
+    Raises NotAViT, saying which part is not understood.
+    """
+    if not _is_clip(tower, _TOWERS):
+        raise NotAViT(f"the vision tower holds a {type(tower).__name__}, not a CLIP vision transformer of transformers")
+    for name, module in vision.named_modules():
+        _check(name, module, own=module is vision or module is tower)
+    layers = list(tower.encoder.layers)
+    activations = {_activation(layer.mlp.activation_fn) for layer in layers}
+    if len(activations) != 1:
+        raise NotAViT(f"the blocks of the vision tower have {len(activations)} activations, the fast path knows one")
+    embeddings = tower.embeddings
+    return ViT(
+        patch=_patch_weight(embeddings.patch_embedding),
+        patch_bias=embeddings.patch_embedding.bias,
+        class_token=embeddings.class_embedding,
+        positions=embeddings.position_embedding.weight,
+        pre_norm=_norm(tower.pre_layrnorm),  # transformers' own spelling
+        blocks=tuple(_block(layer) for layer in layers),
+        post_norm=_norm(tower.post_layernorm),
+        projection=_linear(projection),
+        mean=mean.flatten(),
+        std=std.flatten(),
+        heads=layers[0].self_attn.num_heads,
+        activation=activations.pop(),
+        size=embeddings.image_size,
+    )
+
+
+def _is_clip(module: nn.Module, names: tuple[str, ...]) -> bool:
+    return type(module).__module__ == _CLIP and type(module).__name__ in names
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return type(module).__module__ == "transformers.activations" and type(module).__name__ in _ACTIVATIONS
+
+
+def _check(name: str, module: nn.Module, *, own: bool) -> None:
+    if not (own or type(module) in _PLAIN or _is_clip(module, _INSIDE) or _is_activation(module)):
+        raise NotAViT(f"{name} of the vision tower is a {type(module).__name__}, which the fast path does not know")
+    if any(getattr(module, hooks) for hooks in _HOOKS) or "forward" in vars(module):
+        raise NotAViT(f"{name or 'the vision tower'} has a hook, which the fast path would not run")
+    if module.training and vars(module).get("dropout"):
+        raise NotAViT(f"{name} of the vision tower is in training mode with dropout, which the fast path leaves out")
+    for key, weight in module.named_parameters(recurse=False):
+        if type(weight) not in (nn.Parameter, Tensor) or not weight.is_floating_point():
+            raise NotAViT(
+                f"{name}.{key} of the vision tower is no plain floating-point tensor, perhaps it is quantised"
+            )
+
+
+def _activation(module: nn.Module) -> Activation:
+    return _ACTIVATIONS[type(module).__name__]
+
+
+def _patch_weight(layer: nn.Conv2d) -> Tensor:
+    side = layer.kernel_size[0]
+    if layer.weight.shape[1:] != (3, side, side) or layer.stride != (side, side) or layer.padding not in ((0, 0), 0):
+        raise NotAViT("the patches of the vision tower overlap, are padded, not square or not in three colours")
+    return layer.weight
+
+
+def _block(layer: Any) -> Block:
+    attention = layer.self_attn
+    return Block(
+        norm1=_norm(layer.layer_norm1),
+        query=_linear(attention.q_proj),
+        key=_linear(attention.k_proj),
+        value=_linear(attention.v_proj),
+        out=_linear(attention.out_proj),
+        norm2=_norm(layer.layer_norm2),
+        fc1=_linear(layer.mlp.fc1),
+        fc2=_linear(layer.mlp.fc2),
+    )
+
+
+def _norm(layer: Any) -> Norm:
+    return Norm(layer.weight, layer.bias, layer.eps)
+
+
+def _linear(layer: Any) -> Linear:
+    return Linear(layer.weight, layer.bias)

@@ -1,0 +1,202 @@
+"""The blocks of a vision transformer, from tokens to the class token's features, for one run of many equal batches."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from medrobust.types import Features
+from medrobust.vit import Block, Linear, Norm, ViT
+
+Tokens = Float[Tensor, "rows width"]  # rows: batch x tokens
+
+
+class Layer(NamedTuple):
+    """A linear layer; `packed` where its weight is laid out for oneDNN and is opaque to everything else."""
+
+    weight: Tensor
+    bias: Tensor | None
+    packed: bool
+
+
+class Whole(NamedTuple):
+    """A block that computes every token."""
+
+    norm1: Norm
+    qkv: Layer
+    out: Layer
+    norm2: Norm
+    fc1: Layer
+    fc2: Layer
+
+
+class Last(NamedTuple):
+    """The last block, for the class token: keys and values are never formed, their weights move to its side.
+
+    Scores q.(K y + b) = (K^T q).y + a number that softmax does not see; sum_t a_t (V y_t) = V sum_t a_t y_t.
+    """
+
+    norm1: Norm
+    query: Layer
+    key: Float[Tensor, "heads head width"]
+    value: Float[Tensor, "heads width head"]
+    out: Layer  # the bias of the values is in its bias: the weights of attention add up to one
+    norm2: Norm
+    fc1: Layer
+    fc2: Layer
+
+
+class Parts(NamedTuple):
+    """All that stands behind the tokens, in the dtype it runs in."""
+
+    pre_norm: Norm | None
+    whole: tuple[Whole, ...]
+    last: Last
+    post_norm: Norm
+    projection: Layer
+    heads: int
+    activation: str
+
+
+def prepared(vit: ViT, dtype: torch.dtype, *, pack: bool) -> tuple[Parts, str]:
+    """The parts of a tower made ready to run in `dtype`, and the name of what multiplies its matrices."""
+    layer = _packed if pack else _plain
+
+    def norm(found: Norm) -> Norm:
+        return Norm(found.weight.detach().to(dtype), found.bias.detach().to(dtype), found.eps)
+
+    def linear(weight: Tensor, bias: Tensor | None) -> Layer:
+        return layer(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
+
+    parts = Parts(
+        pre_norm=None if vit.pre_norm is None else norm(vit.pre_norm),
+        whole=tuple(_whole(block, vit.activation, norm, linear) for block in vit.blocks[:-1]),
+        last=_last(vit.blocks[-1], vit, dtype, norm, linear),
+        post_norm=norm(vit.post_norm),
+        projection=linear(*vit.projection),
+        heads=vit.heads,
+        activation=vit.activation,
+    )
+    name = "oneDNN" if pack else "torch"
+    return parts, f"{name} {str(dtype).removeprefix('torch.')}"
+
+
+def features_of(tokens: Float[Tensor, "batch tokens width"], parts: Parts) -> Features:
+    """Features in float32, not normalised, of tokens in float32; the tokens may be overwritten."""
+    batch, count, width = tokens.shape
+    rows = tokens.to(parts.post_norm.weight.dtype).view(-1, width)
+    if parts.pre_norm is not None:
+        rows = _norm(rows, parts.pre_norm)
+    for block in parts.whole:
+        rows = _block(rows, block, batch, parts)
+    last = parts.last
+    seen = _norm(rows, last.norm1).view(batch, count, width)
+    first = rows.view(batch, count, width)[:, 0] + _linear(_class_attention(seen, last, parts.heads), last.out)
+    first = first + _mlp(_norm(first, last.norm2), last.fc1, last.fc2, parts.activation)
+    return _linear(_norm(first, parts.post_norm), parts.projection).float()
+
+
+def _block(rows: Tokens, block: Whole, batch: int, parts: Parts) -> Tokens:
+    width = rows.shape[-1]
+    qkv = _linear(_norm(rows, block.norm1), block.qkv).view(batch, -1, 3, parts.heads, width // parts.heads)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(-1, width)
+    rows = rows + _linear(attended, block.out)
+    return rows + _mlp(_norm(rows, block.norm2), block.fc1, block.fc2, parts.activation)
+
+
+def _class_attention(seen: Float[Tensor, "batch tokens width"], last: Last, heads: int) -> Float[Tensor, "batch width"]:
+    batch, _, width = seen.shape
+    query = _linear(seen[:, 0], last.query).view(batch, heads, -1).transpose(0, 1)  # heads first
+    asked = (query @ last.key).transpose(0, 1)
+    scores = asked @ seen.mT * (width // heads) ** -0.5
+    mean = scores.softmax(dim=-1, dtype=torch.float32).to(seen.dtype) @ seen
+    return (mean.transpose(0, 1) @ last.value).transpose(0, 1).reshape(batch, width)
+
+
+def _mlp(rows: Tokens, fc1: Layer, fc2: Layer, activation: str) -> Tokens:
+    hidden = _linear(rows, fc1)
+    if activation == "quick_gelu":  # its 1.702 is in the weights
+        return _linear(F.silu(hidden, inplace=True), fc2)
+    return _linear(F.gelu(hidden, approximate="tanh" if activation == "gelu_tanh" else "none"), fc2)
+
+
+def _norm(rows: Tokens, norm: Norm) -> Tokens:
+    return F.layer_norm(rows, norm.weight.shape, norm.weight, norm.bias, norm.eps)
+
+
+def _linear(rows: Tokens, layer: Layer) -> Float[Tensor, "rows outputs"]:
+    if layer.packed:
+        return torch.ops.mkldnn._linear_pointwise(rows, layer.weight, layer.bias, "none", [], "none")
+    return F.linear(rows, layer.weight, layer.bias)
+
+
+def packing_works(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN's packed layers exist here and agree with torch's own on a small example.
+
+    They are what inductor itself emits on processors without MKL and a tenth faster than MKL, but no public function.
+    """
+    if device.type != "cpu" or dtype != torch.float32:
+        return False
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    rows, weight, bias = torch.linspace(-1, 1, 48).view(3, 16), torch.linspace(-1, 1, 128).view(8, 16), torch.ones(8)
+    try:
+        found = _linear(rows, _packed(weight, bias))
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
+    return torch.allclose(found, F.linear(rows, weight, bias), atol=1e-5)
+
+
+def _plain(weight: Tensor, bias: Tensor | None) -> Layer:
+    return Layer(weight.contiguous(), bias, packed=False)
+
+
+def _packed(weight: Tensor, bias: Tensor | None) -> Layer:
+    return Layer(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None), bias, packed=True)
+
+
+def _whole(block: Block, activation: str, norm: Callable[[Norm], Norm], linear: Callable[..., Layer]) -> Whole:
+    projections = (block.query, block.key, block.value)
+    weight = torch.cat([projection.weight for projection in projections])
+    bias = torch.cat([_bias(projection) for projection in projections])
+    fc1, fc2 = _mlp_layers(block, activation)
+    return Whole(
+        norm1=norm(block.norm1),
+        qkv=linear(weight, bias),
+        out=linear(*block.out),
+        norm2=norm(block.norm2),
+        fc1=linear(*fc1),
+        fc2=linear(*fc2),
+    )
+
+
+def _last(
+    block: Block, vit: ViT, dtype: torch.dtype, norm: Callable[[Norm], Norm], linear: Callable[..., Layer]
+) -> Last:
+    fc1, fc2 = _mlp_layers(block, vit.activation)
+    heads = (vit.heads, block.key.weight.shape[0] // vit.heads, -1)
+    return Last(
+        norm1=norm(block.norm1),
+        query=linear(*block.query),
+        key=block.key.weight.detach().to(dtype).view(heads),
+        value=block.value.weight.detach().to(dtype).view(heads).mT.contiguous(),
+        out=linear(block.out.weight, _bias(block.out) + block.out.weight @ _bias(block.value)),
+        norm2=norm(block.norm2),
+        fc1=linear(*fc1),
+        fc2=linear(*fc2),
+    )
+
+
+def _mlp_layers(block: Block, activation: str) -> tuple[Linear, Linear]:
+    """x sigmoid(1.702 x) = silu(1.702 x) / 1.702, and silu is one kernel: the numbers go into the weights."""
+    scale = 1.702 if activation == "quick_gelu" else 1.0
+    fc1, fc2 = block.fc1, block.fc2
+    return Linear(fc1.weight * scale, _bias(fc1) * scale), Linear(fc2.weight / scale, fc2.bias)
+
+
+def _bias(layer: Linear) -> Tensor:
+    return layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
