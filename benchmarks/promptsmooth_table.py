@@ -65,6 +65,9 @@ def _experiment(name: str, data: str, arguments: argparse.Namespace) -> Experime
         defences=tuple(Choice.model_validate(choice) for choice in settings["defences"]),
         sigmas=(0.1, 0.25, 0.5),
         n=arguments.n,
+        stopping="fixed",
+        batch=64,
+        lean=False,
         threads=arguments.threads,
         radii=(0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
     )

@@ -17,7 +17,7 @@ from medrobust.cli import app
 from medrobust.experiment import Choice, Experiment, to_yaml
 
 Invoke = Callable[..., Result]
-QUICK = ["--n", "16", "--n0", "8", "--batch", "8", "--threads", "1"]
+QUICK = ["--stopping", "fixed", "--n", "16", "--n0", "8", "--batch", "8", "--threads", "1"]
 
 
 @pytest.fixture(scope="session")

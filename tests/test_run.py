@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from medrobust.encoding import BATCHES
 from medrobust.errors import ConfigError, MedrobustError, RunError, StateError
 from medrobust.experiment import Choice, Experiment
 from medrobust.fitting import fit_into
-from medrobust.preparation import Reporter, prepare
+from medrobust.preparation import Reporter, prepare, smoothings
 from medrobust.results import read_rows, recompute
-from medrobust.run import certify_image, run
+from medrobust.run import certify_image, reopen, run
 from medrobust.smoothing.certify import Smoothing
 
 SIGMAS = (0.25, 0.5)
@@ -30,7 +31,7 @@ DEFENCES = (
 def experiment(checkpoint: Path, picture_folder: Path, task_file: Path) -> Experiment:
     return Experiment(
         model=str(checkpoint), data=str(picture_folder), task=str(task_file), defences=DEFENCES, sigmas=SIGMAS,
-        selection=8, n=16, batch=8, threads=1, limit=3,
+        selection=8, n=64, look=8, batch=8, threads=1, limit=3,
     )  # fmt: skip
 
 
@@ -40,7 +41,7 @@ def finished(
 ) -> tuple[Experiment, Path]:
     experiment = Experiment(
         model=str(checkpoint), data=str(picture_folder), task=str(task_file), defences=DEFENCES, sigmas=SIGMAS,
-        selection=8, n=16, batch=8, threads=1, limit=3,
+        selection=8, n=64, look=8, batch=8, threads=1, limit=3,
     )  # fmt: skip
     out = tmp_path_factory.mktemp("runs") / "run"
     run(experiment, out)
@@ -119,12 +120,80 @@ def test_a_larger_limit_goes_on_and_changes_nothing(finished: tuple[Experiment, 
     assert len(after.splitlines()) == 50
 
 
-def test_other_radii_are_only_another_table(finished: tuple[Experiment, Path], tmp_path: Path) -> None:
+def test_other_radii_are_only_another_table_where_they_decide_nothing(experiment: Experiment, tmp_path: Path) -> None:
+    fixed = experiment.model_copy(update={"stopping": "fixed", "n": 16, "defences": DEFENCES[:1]})
+    run(fixed, tmp_path / "run")
+    before = (tmp_path / "run" / "certified.jsonl").read_bytes()
+    summary = run(fixed.model_copy(update={"radii": (0.0, 0.3)}), tmp_path / "run")
+    assert summary["radii"] == [0.0, 0.3]
+    assert (tmp_path / "run" / "certified.jsonl").read_bytes() == before
+
+
+def test_radii_that_decide_when_to_stop_are_kept(finished: tuple[Experiment, Path], tmp_path: Path) -> None:
     experiment, out = finished
     shutil.copytree(out, tmp_path / "run")
-    summary = run(experiment.model_copy(update={"radii": (0.0, 0.3)}), tmp_path / "run")
-    assert summary["radii"] == [0.0, 0.3]
-    assert (tmp_path / "run" / "certified.jsonl").read_bytes() == (out / "certified.jsonl").read_bytes()
+    with pytest.raises(RunError, match="holds a run with radii"):
+        run(experiment.model_copy(update={"radii": (0.0, 0.3)}), tmp_path / "run")
+
+
+@pytest.mark.parametrize("stopping", ["fixed", "anytime"])
+def test_every_rule_resumes_to_the_same_bytes(experiment: Experiment, tmp_path: Path, stopping: str) -> None:
+    chosen = experiment.model_copy(update={"stopping": stopping, "defences": DEFENCES[:1]})
+    run(chosen, tmp_path / "whole")
+    run(chosen.model_copy(update={"limit": 2}), tmp_path / "parts")
+    run(chosen, tmp_path / "parts")
+    whole = (tmp_path / "whole" / "certified.jsonl").read_bytes()
+    assert (tmp_path / "parts" / "certified.jsonl").read_bytes() == whole
+    rows = read_rows(tmp_path / "whole" / "certified.jsonl")
+    assert {row.stopping for row in rows} == {stopping}
+    assert all(recompute(row) == row.radius for row in rows)
+
+
+def test_what_was_measured_when_a_run_began_is_kept_when_it_goes_on(experiment: Experiment, tmp_path: Path) -> None:
+    open_ = experiment.model_copy(update={"batch": None, "defences": DEFENCES[:1], "limit": 2})
+    run(open_, tmp_path)
+    recorded = json.loads((tmp_path / "environment.json").read_text())
+    assert recorded["environment"]["batch"] in BATCHES["cpu"]
+    assert recorded["environment"]["kernels"] == ["lean ViT, latent noise, oneDNN float32, eager"]
+    recorded["environment"]["batch"] = 5
+    (tmp_path / "environment.json").write_text(json.dumps(recorded))
+    said: list[str] = []
+    run(open_.model_copy(update={"limit": 3}), tmp_path, reporter=Reporter(said.append))
+    assert "batch 5" in said[-1]
+    assert json.loads((tmp_path / "environment.json").read_text())["environment"]["batch"] == 5
+
+
+def test_a_run_without_the_lean_path_says_so_and_is_another_environment(
+    experiment: Experiment, finished: tuple[Experiment, Path], tmp_path: Path
+) -> None:
+    plain = experiment.model_copy(update={"lean": False, "defences": DEFENCES[:1]})
+    run(plain, tmp_path / "plain")
+    kernels = json.loads((tmp_path / "plain" / "environment.json").read_text())["environment"]["kernels"]
+    assert kernels == ["whole images (the lean path was not asked for)"]
+    for key, value in (("batch", 4), ("kernels", ["another"])):
+        again = tmp_path / key
+        shutil.copytree(finished[1], again)
+        recorded = json.loads((again / "environment.json").read_text())
+        recorded["environment"][key] = value
+        (again / "environment.json").write_text(json.dumps(recorded))
+        with pytest.raises(RunError, match=f"begun with environment {key}"):
+            run(finished[0], again)
+
+
+def test_a_run_can_be_reopened_as_it_was(finished: tuple[Experiment, Path], tmp_path: Path) -> None:
+    experiment, out = finished
+    bench, fitted, sampler = reopen(out)
+    assert [f.label for f in fitted] == [choice.called for choice in DEFENCES]
+    rows = [row for row in read_rows(out / "certified.jsonl") if row.id == bench.data.ids[0] and row.sigma == 0.5]
+    image, smoothing = bench.data.read(0), smoothings(experiment)[1]
+    label = bench.data.targets[0]
+    assert certify_image(image, bench.data.ids[0], label, fitted, smoothing, sampler, seed=0) == rows
+    with pytest.raises(RunError, match="is no run folder"):
+        reopen(tmp_path)
+    shutil.copytree(out, tmp_path / "run")
+    (tmp_path / "run" / "states" / "few-shot.safetensors").unlink()
+    with pytest.raises(RunError, match=r"few-shot.safetensors is missing; .* learns few-shot again"):
+        reopen(tmp_path / "run")
 
 
 def test_a_changed_base_or_training_set_is_learned_anew(
@@ -151,15 +220,12 @@ def test_vision_changes_are_not_stacked(experiment: Experiment, tmp_path: Path) 
 
 def test_the_order_of_images_changes_nothing(finished: tuple[Experiment, Path]) -> None:
     experiment, out = finished
-    bench = prepare(experiment)
-    from medrobust.fitting import fit_all
-
-    fitted = fit_all(bench, out, Reporter())
+    bench, fitted, sampler = reopen(out)
     expected = {row.key: row for row in read_rows(out / "certified.jsonl")}
     for number in (2, 0):
         item, label = bench.data.ids[number], bench.data.targets[number]
-        smoothing = Smoothing(0.5, experiment.alpha, experiment.selection, experiment.n)
-        alone = certify_image(bench.data.read(number), item, label, fitted[2:4], smoothing, experiment)
+        smoothing = smoothings(experiment)[1]
+        alone = certify_image(bench.data.read(number), item, label, fitted[2:4], smoothing, sampler, seed=0)
         assert [expected[row.key] for row in alone] == alone
 
 
@@ -233,8 +299,9 @@ def test_the_forecast_says_what_can_be_reached(experiment: Experiment, tmp_path:
     run(experiment.model_copy(update={"defences": DEFENCES[:1]}), tmp_path / "run", reporter=reporter)
     assert said[0].startswith("certify 3 images of ")
     assert said[0].endswith(": zero-shot")
-    assert f"{Smoothing(0.5, 0.001, 8, 16).largest_radius:.4f}" in said[2]
-    assert "3 images, 1 defences, 1 encoder(s): 144 encoder passes" in said[-1]
+    assert f"{Smoothing(0.5, 0.001, 8, 64, look=8).largest_radius:.4f}" in said[2]
+    assert "3 images, 1 defences, 1 encoder(s) by lean ViT, " in said[-1]
+    assert "batch 8: at most 432 encoder passes, at most " in said[-1]
     assert steps[-1] == ("certify", 6, 6)
 
 

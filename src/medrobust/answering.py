@@ -9,6 +9,7 @@ import torch
 from medrobust.data import Task, load_task, open_image
 from medrobust.defences import make
 from medrobust.defences.state import check_header, load_state, settings_of
+from medrobust.encoding import lean_sampler
 from medrobust.environment import available_threads
 from medrobust.errors import ConfigError
 from medrobust.experiment import Choice
@@ -35,7 +36,7 @@ def answer_images(
 
     Raises MedrobustError.
     """
-    smoothing = None if sigma is None else Smoothing(sigma, alpha, estimation=n)
+    smoothing = None if sigma is None else Smoothing(sigma, alpha, estimation=n, stopping="fixed")
     make(choice.name, choice.settings)
     torch.set_num_threads(available_threads())
     state, settings, path = dict[str, torch.Tensor](), dict(choice.settings), Path(choice.state or "")
@@ -51,7 +52,7 @@ def answer_images(
     fixed = apply_state(defence, loaded, known, state, called=choice.called)
     if defence.tune is not None and smoothing is None:
         raise ConfigError(f"{choice.called} tunes its prompt under noise: pass --sigma")
-    items = []
+    items, sampler = [], lean_sampler()
     for image_path in paths:
         image = open_image(image_path, loaded.preprocess).to(loaded.device)
         item, classifier = str(image_path), fixed
@@ -59,7 +60,7 @@ def answer_images(
             classifier = tuned_on(defence, fixed, image, sigma=smoothing.sigma, seed=seed, item=item)
         found = {"path": item, **_clean(classifier, image, known)}
         if smoothing is not None:
-            (certificate,) = certify([classifier], image, smoothing, seed=seed, item=item, batch=64)
+            (certificate,) = certify([classifier], image, smoothing, seed=seed, item=item, sampler=sampler)
             answer = certificate.prediction
             found["certificate"] = {
                 "class": None if answer is None else known.classes[answer],

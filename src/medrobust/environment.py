@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ def available_threads() -> int:
         return cores
 
 
-def describe(device: torch.device, *, threads: int, batch: int, noise: str, dtype: torch.dtype) -> dict[str, Any]:
+def describe(
+    device: torch.device, *, threads: int, batch: int, kernels: Sequence[str], noise: str, dtype: str
+) -> dict[str, Any]:
     """What decides the last bits of a forward pass; goes into environment.json."""
     return {
         "medrobust": __version__,
@@ -33,8 +36,10 @@ def describe(device: torch.device, *, threads: int, batch: int, noise: str, dtyp
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype,
+        "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
         "threads": threads,
         "batch": batch,
+        "kernels": list(kernels),
         "noise": noise,
     }

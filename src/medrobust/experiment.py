@@ -7,8 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medrobust.errors import ConfigError, nearest
-
-RADII = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+from medrobust.smoothing.bounds import RADII
 
 
 class Choice(BaseModel):
@@ -67,12 +66,16 @@ class Experiment(BaseModel):
     sigmas: tuple[float, ...] = Field((0.25,), min_length=1)
     alpha: float = 0.001
     selection: int = 100
-    n: int = 10_000
-    stopping: Literal["fixed"] = "fixed"
+    n: int = 10_000  # draws that are counted, at most
+    stopping: Literal["fixed", "spending", "anytime"] = "spending"
+    look: int = 32  # draws between two looks at a count
     radii: tuple[float, ...] = RADII
     seed: int = 0
     device: str = "cpu"
-    batch: int = Field(64, ge=1)
+    batch: int | None = Field(None, ge=1)  # None: measured when the run begins, and kept
+    lean: bool = True  # the lean ViT path where the model has one
+    compile: bool | None = None  # None: where a compiler is there and the run is long enough
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the encoder's forward pass; noise is float32
     threads: int | None = Field(None, ge=1)
     skip_broken: bool = False
 

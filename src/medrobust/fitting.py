@@ -24,10 +24,10 @@ class Fitted(NamedTuple):
     sha256: str
 
 
-def fit_all(bench: Bench, out: Path, reporter: Reporter) -> list[Fitted]:
+def fit_all(bench: Bench, out: Path, reporter: Reporter, *, learn: bool = True) -> list[Fitted]:
     """Every defence of the experiment, in order, fitted or loaded; fitted states are kept in `out`/states.
 
-    Raises MedrobustError.
+    Raises MedrobustError; with `learn=False` also where something would have to be learned.
     """
     known: dict[str, tuple[State, Header]] = {}
     ready = []
@@ -42,6 +42,8 @@ def fit_all(bench: Bench, out: Path, reporter: Reporter) -> list[Fitted]:
         else:
             below = vision_part(known[choice.base][0]) if choice.base else {}
             path = out / "states" / f"{_file_name(choice.called)}.safetensors"
+            if not learn and _learns_from(choice) != "nothing" and not path.exists():
+                raise RunError(f"{path} is missing; the same run into another --out learns {choice.called} again")
             state, header = _fit_or_resume(bench, choice, below, path, reporter)
         defence = make(choice.name, settings)
         known[choice.called] = state, header.model_copy(update={"settings": settings})
@@ -81,7 +83,7 @@ def fit_defence(
         raise ConfigError(
             f"{choice.name} changes the vision tower itself and cannot be learned on top of {choice.base}"
         )
-    if DEFENCES[choice.name].learns_from != "nothing":
+    if _learns_from(choice) != "nothing":
         reporter.say(f"fit {choice.called}: at most {len(data)} images of {data.source} ({data.split})")
     learned = defence.fit(
         merged(model, below),
@@ -127,12 +129,15 @@ def _fit_or_resume(bench: Bench, choice: Choice, below: State, path: Path, repor
         }
         if header.model_dump(include=set(wanted)) == wanted:
             return state, header
-    learns = DEFENCES[choice.name].learns_from if choice.settings.get("mode") != "zero-shot" else "nothing"
-    data = bench.data if learns == "nothing" else _fit_data(bench, choice)
+    data = bench.data if _learns_from(choice) == "nothing" else _fit_data(bench, choice)
     state, header = fit_defence(bench.model, data, choice, below=below, seed=experiment.seed, reporter=reporter)
     if state:
         save_state(path, state, header)
     return state, header
+
+
+def _learns_from(choice: Choice) -> str:
+    return "nothing" if choice.settings.get("mode") == "zero-shot" else DEFENCES[choice.name].learns_from
 
 
 def _origin(source: str, split: str) -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from medrobust.data import Dataset, Task, load_task, open_dataset
 from medrobust.defences import make
+from medrobust.encoding import Encoding
 from medrobust.environment import available_threads, describe
 from medrobust.errors import ConfigError, RunError, cannot_write
 from medrobust.experiment import Experiment, to_yaml
@@ -18,8 +19,9 @@ from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.smoothing.certify import Smoothing
 from medrobust.smoothing.noise import kernel
+from medrobust.smoothing.sampling import Sampler
 
-MAY_CHANGE = ("limit", "radii")  # of a run that goes on: more images, other radii in its tables
+MAY_CHANGE = {"limit"}  # of a run that goes on: more images
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,15 @@ def check_settings(experiment: Experiment) -> None:
 def smoothings(experiment: Experiment) -> list[Smoothing]:
     """One setting a noise level; raises SmoothingError where nothing can come out."""
     return [
-        Smoothing(sigma, experiment.alpha, experiment.selection, experiment.n, experiment.stopping)
+        Smoothing(
+            sigma,
+            experiment.alpha,
+            experiment.selection,
+            experiment.n,
+            experiment.stopping,
+            experiment.radii,
+            experiment.look,
+        )
         for sigma in experiment.sigmas
     ]
 
@@ -101,7 +111,8 @@ def claim(out: Path, experiment: Experiment) -> None:
     except OSError as error:
         raise cannot_write(out, error) from error
     now = experiment.model_dump(mode="json")
-    for key in (key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]):
+    may_change = MAY_CHANGE | ({"radii"} if experiment.stopping == "fixed" else set())  # else they decide when to stop
+    for key in (key for key in now if key not in may_change and before.get(key) != now[key]):
         raise RunError(f"{out} holds a run with {key} = {before.get(key)}, asked for {now[key]}; use another --out")
 
 
@@ -113,19 +124,58 @@ def keep_experiment(out: Path, experiment: Experiment) -> None:
         raise cannot_write(out, error) from error
 
 
-def keep_environment(out: Path, bench: Bench, states: Mapping[str, str]) -> dict[str, Any]:
+def recorded_environment(out: Path) -> dict[str, Any]:
+    """What a run that has begun says of where its numbers come from; empty where none has begun.
+
+    Raises RunError where the file cannot be read.
+    """
+    path = out / "environment.json"
+    if not (path.exists() and (out / "certified.jsonl").exists()):
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {part: dict(values) for part, values in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise RunError(f"{path} cannot be read ({error}); use another --out") from error
+
+
+def encoding_of(experiment: Experiment, recorded: Mapping[str, Any]) -> Encoding:
+    """What an experiment wants of its encoder; what it leaves open is as in the record of a run that goes on."""
+    before = recorded.get("environment", {})
+    batch, compiled = experiment.batch, experiment.compile
+    if before:
+        batch = batch or before.get("batch")
+        compiled = any("inductor" in kernel for kernel in before.get("kernels", [])) if compiled is None else compiled
+    return Encoding(batch, experiment.lean, compiled, getattr(torch, experiment.dtype))
+
+
+def keep_environment(out: Path, bench: Bench, states: Mapping[str, str], sampler: Sampler) -> dict[str, Any]:
     """Write environment.json, or see that a resumed run has the same one.
 
     `states`: the hash of what each defence learned. Raises RunError naming what differs.
     """
+    found = environment_of(bench, states, sampler)
+    recorded = recorded_environment(out)
+    if recorded:
+        check_same(out, recorded, found)
+    try:
+        (out / "environment.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    return found
+
+
+def environment_of(bench: Bench, states: Mapping[str, str], sampler: Sampler) -> dict[str, Any]:
+    """Versions, kernels, model, task and states: what a run's numbers come from."""
     model, task = bench.model, bench.task
-    found: dict[str, Any] = {
+    return {
         "environment": describe(
             model.device,
             threads=torch.get_num_threads(),
-            batch=bench.experiment.batch,
+            batch=sampler.batch,
+            kernels=sampler.kernels,
             noise=kernel(model.device),
-            dtype=torch.float32,
+            dtype=bench.experiment.dtype,
         ),
         "model": {"name": model.name, "sha256": model.sha256, "licence": model.licence},
         "task": {
@@ -137,17 +187,10 @@ def keep_environment(out: Path, bench: Bench, states: Mapping[str, str]) -> dict
         },
         "states": dict(states),
     }
-    path = out / "environment.json"
-    if path.exists() and (out / "certified.jsonl").exists():
-        _check_same(out, json.loads(path.read_text(encoding="utf-8")), found)
-    try:
-        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    return found
 
 
-def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise RunError naming what differs between a run's record and here."""
     for part, values in now.items():
         for key, value in values.items():
             was = before.get(part, {}).get(key)

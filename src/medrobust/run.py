@@ -2,29 +2,34 @@
 
 import base64
 import io
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from medrobust.experiment import Experiment
+from medrobust.encoding import make_sampler, seconds_a_copy
+from medrobust.errors import RunError
+from medrobust.experiment import Experiment, load_experiment
 from medrobust.fitting import Fitted, fit_all, tuned_on
 from medrobust.preparation import (
     Bench,
     Reporter,
+    check_same,
     check_settings,
     claim,
+    encoding_of,
+    environment_of,
     keep_environment,
     keep_experiment,
     prepare,
+    recorded_environment,
     smoothings,
 )
 from medrobust.results import Journal, Key, Row, read_rows
 from medrobust.results.folder import publish
 from medrobust.smoothing.certify import Certificate, Smoothing, certify, clean_answers
-from medrobust.smoothing.sampling import encoders
+from medrobust.smoothing.sampling import Sampler, encoders
 from medrobust.types import Classifier, Image
 
 
@@ -44,17 +49,55 @@ def run(experiment: Experiment, out: Path, *, reporter: Reporter | None = None) 
         f"certify {len(bench.data)} images of {bench.data.source} ({bench.data.split}) with {bench.model.name}: {names}"
     )
     fitted = fit_all(bench, out, tell)
-    environment = keep_environment(out, bench, {f.label: f.sha256 for f in fitted})
+    sampler = sampler_of(bench, fitted, recorded_environment(out), tell)
+    environment = keep_environment(out, bench, {f.label: f.sha256 for f in fitted}, sampler)
     plan = [Key(i, sigma, f.label) for i in bench.data.ids for sigma in experiment.sigmas for f in fitted]
     with Journal.open(out / "certified.jsonl", plan) as journal:
         keep_experiment(out, experiment)
-        for line in forecast(bench, [f.classifier for f in fitted], left=len(journal.remaining) / len(plan)):
+        left = len(journal.remaining) / len(plan)
+        for line in forecast(bench, [f.classifier for f in fitted], sampler, left=left):
             tell.say(line)
-        certify_all(bench, fitted, journal, tell)
+        certify_all(bench, fitted, sampler, journal, tell)
     return publish(out, experiment.radii, environment, examples=gallery(bench, out))
 
 
-def certify_all(bench: Bench, fitted: Sequence[Fitted], journal: Journal, tell: Reporter) -> None:
+def sampler_of(bench: Bench, fitted: Sequence[Fitted], recorded: Mapping[str, Any], tell: Reporter) -> Sampler:
+    """How this run encodes noisy copies: as it wants, as it was recorded, or as is fastest here."""
+    return make_sampler(
+        [f.classifier for f in fitted],
+        bench.data.read(0).to(bench.model.device),
+        encoding_of(bench.experiment, recorded),
+        smoothings=smoothings(bench.experiment),
+        images=len(bench.data),
+        say=tell.say,
+    )
+
+
+class Reopened(NamedTuple):
+    """A run's model, images, defences and way of encoding, as they were."""
+
+    bench: Bench
+    fitted: list[Fitted]
+    sampler: Sampler
+
+
+def reopen(folder: Path, reporter: Reporter | None = None) -> Reopened:
+    """Everything with which a run's certificates can be made again.
+
+    Raises RunError where it is no run folder, or where something that decides its numbers is different here.
+    """
+    tell = reporter or Reporter()
+    recorded = recorded_environment(folder)
+    if not recorded:
+        raise RunError(f"{folder} is no run folder: it has no certified.jsonl with its environment.json")
+    bench = prepare(load_experiment(folder / "experiment.yaml"))
+    fitted = fit_all(bench, folder, tell, learn=False)
+    sampler = sampler_of(bench, fitted, recorded, tell)
+    check_same(folder, recorded, environment_of(bench, {f.label: f.sha256 for f in fitted}, sampler))
+    return Reopened(bench, fitted, sampler)
+
+
+def certify_all(bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, journal: Journal, tell: Reporter) -> None:
     """Append the rows that are not yet there, one pass over the noise for each image and noise level."""
     experiment, levels, there = bench.experiment, smoothings(bench.experiment), journal.done
     total = len(bench.data) * len(levels)
@@ -63,48 +106,48 @@ def certify_all(bench: Bench, fitted: Sequence[Fitted], journal: Journal, tell: 
         image = bench.data.read(number).to(bench.model.device) if any(missing) else None
         for done, (smoothing, wanted) in enumerate(zip(levels, missing, strict=True), number * len(levels) + 1):
             if wanted and image is not None:
-                journal.append(certify_image(image, item, label, wanted, smoothing, experiment))
+                journal.append(certify_image(image, item, label, wanted, smoothing, sampler, seed=experiment.seed))
             tell.progress("certify", done, total)
 
 
 def certify_image(
-    image: Image, item: str, label: int, fitted: Sequence[Fitted], smoothing: Smoothing, experiment: Experiment
+    image: Image,
+    item: str,
+    label: int,
+    fitted: Sequence[Fitted],
+    smoothing: Smoothing,
+    sampler: Sampler,
+    *,
+    seed: int,
 ) -> list[Row]:
     """Tune what is tuned on the image, then certify all classifiers in one pass."""
-    seed = experiment.seed
     classifiers = [
         tuned_on(f.defence, f.classifier, image, sigma=smoothing.sigma, seed=seed, item=item) for f in fitted
     ]
     clean = clean_answers(classifiers, image)
-    certificates = certify(classifiers, image, smoothing, seed=seed, item=item, batch=experiment.batch)
+    certificates = certify(classifiers, image, smoothing, seed=seed, item=item, sampler=sampler)
     return [
         _row(item, label, f.label, answer, certificate, smoothing, seed)
         for f, answer, certificate in zip(fitted, clean, certificates, strict=True)
     ]
 
 
-def forecast(bench: Bench, classifiers: Sequence[Classifier], *, left: float = 1.0) -> list[str]:
-    """What a run can reach at most, and what it will cost; the speed is measured on one batch."""
-    experiment = bench.experiment
+def forecast(bench: Bench, classifiers: Sequence[Classifier], sampler: Sampler, *, left: float = 1.0) -> list[str]:
+    """What a run can reach at most, and what it will cost at most; the speed is measured on a few batches."""
+    experiment, levels = bench.experiment, smoothings(bench.experiment)
     lines = [
         f"sigma {s.sigma:g}: n = {s.estimation} and alpha = {s.alpha:g} let no radius exceed {s.largest_radius:.4f}"
-        for s in smoothings(experiment)
+        for s in levels
     ]
-    shared = encoders(classifiers)
-    draws = len(bench.data) * len(experiment.sigmas) * (experiment.n + experiment.selection)
-    side = bench.model.preprocess.size
-    noisy = torch.zeros(experiment.batch, 3, side, side, device=bench.model.device)
-    with torch.inference_mode():
-        for encode, _ in shared:
-            encode(noisy)
-        began = time.perf_counter()
-        for encode, _ in shared:
-            encode(noisy)
-        seconds = time.perf_counter() - began
-    estimate = draws / experiment.batch * seconds * left * 1.2
+    shared = len(encoders(classifiers))
+    draws = len(bench.data) * len(levels) * (experiment.n + experiment.selection)
+    image = bench.data.read(0).to(bench.model.device)
+    seconds = seconds_a_copy(classifiers, image, levels[0], sampler) * draws * left
+    early = "" if experiment.stopping == "fixed" else "at most "
     lines.append(
-        f"{len(bench.data)} images, {len(classifiers)} defences, {len(shared)} encoder(s): {draws * len(shared):,} "
-        f"encoder passes, about {_duration(estimate)}{' left' if left < 1 else ''}"
+        f"{len(bench.data)} images, {len(classifiers)} defences, {shared} encoder(s) by {', '.join(sampler.kernels)}, "
+        f"batch {sampler.batch}: {early}{draws * shared:,} encoder passes, {early or 'about '}{_duration(seconds)}"
+        f"{' left' if left < 1 else ''}{'; images stop as soon as they are decided' if early else ''}"
     )
     return lines
 

@@ -101,6 +101,18 @@ class Classifier:
         return replace(self, head=head, scope="tuned on input")
 
 
+@runtime_checkable
+class DirectionHead(Protocol):
+    """A head whose answer is the class with the largest inner product of feature and direction, e.g. a cosine.
+
+    Many such heads are one matrix product, and the length of a feature does not matter.
+    """
+
+    @property
+    def directions(self) -> Float[Tensor, "classes dim"]:
+        """One a class, all of equal length."""
+
+
 class Tune(Protocol):
     """Adapt a classifier to one unlabelled image at test time; makes the scope `tuned on input`."""
 

@@ -11,7 +11,17 @@ RADII = [0.0, 0.1, 0.25, 0.5]
 def specimen(votes: int = 990, **changes: Any) -> Row:
     """A right answer with so many of 1,000 votes, abstaining where they prove no majority."""
     given = {"id": "a", "label": 1, "defence": "zero-shot", "sigma": 0.25, "selected": 1, "trials": 1000}
-    given |= {"clean": 1, "selection": 100, "alpha": 0.001, "stopping": "fixed", "scope": "model", "seed": 0} | changes
+    given |= {
+        "clean": 1,
+        "selection": 100,
+        "alpha": 0.001,
+        "stopping": "fixed",
+        "scope": "model",
+        "seed": 0,
+        "grid": (),
+    }
+    given |= changes
+    given = {"drawn": given["trials"], "budget": given["trials"], "look": given["trials"]} | given
     radius = bounds.radius(votes, given["trials"], given["alpha"], given["sigma"])
     given = {"votes": votes, "radius": radius, "prediction": given["selected"] if radius else None} | given
     return Row(**given)

@@ -71,7 +71,10 @@ def test_an_image_counts_at_its_own_radius_and_not_above() -> None:
 
 
 def test_a_radius_tested_on_a_grid_counts_at_that_radius() -> None:
-    rows = [specimen(id=str(radius), stopping="spending", radius=radius, prediction=1) for radius in RADII]
+    rows = [
+        specimen(id=str(radius), stopping="spending", grid=tuple(RADII), radius=radius, prediction=1)
+        for radius in RADII
+    ]
     block = summarise(rows, RADII)
     assert [part["hits"] for part in block["certified_accuracy"]["zero-shot"].values()] == [4, 3, 2, 1]
     assert block["largest_radius"] == 0.5
@@ -91,7 +94,8 @@ def test_no_right_answer_has_no_mean_radius() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("alpha", 0.01), ("scope", "tuned on input"), ("trials", 2000), ("seed", 1), ("selection", 10)]
+    ("name", "value"),
+    [("alpha", 0.01), ("scope", "tuned on input"), ("budget", 2000), ("look", 10), ("seed", 1), ("selection", 10)],
 )
 def test_mixed_settings_are_refused(name: str, value: object) -> None:
     with pytest.raises(RunError, match=f"zero-shot at sigma 0.25 mixes rows with {name}"):
@@ -99,7 +103,8 @@ def test_mixed_settings_are_refused(name: str, value: object) -> None:
 
 
 def test_trials_may_differ_where_sampling_stops_early() -> None:
-    rows = [specimen(100, id=str(trials), trials=trials, stopping="anytime") for trials in (100, 200)]
+    early = {"stopping": "anytime", "budget": 500, "look": 32}
+    rows = [specimen(90, id=str(drawn), trials=96, drawn=drawn, **early) for drawn in (100, 200)]
     assert summarise(rows, RADII)["mean_samples"] == {"zero-shot": 150}
 
 

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import binomtest, kstest, norm
 
 from medrobust.seeds import stream
-from medrobust.smoothing.noise import Noise, kernel, noise
+from medrobust.smoothing.noise import Noise, blocks, kernel, noise
 
 SHAPE = (3, 4, 4)
 CPU = torch.device("cpu")
@@ -65,3 +65,16 @@ def test_the_record_names_the_source_of_noise() -> None:
 def test_torchs_own_stream_is_another() -> None:
     own = torch.randn(4, *SHAPE, generator=stream(0, "estimation", "a", 0.25))
     assert not (own == draws()(4)).any()
+
+
+def test_blocks_give_the_same_draws_however_they_are_asked_for() -> None:
+    def drawn(*counts: int) -> torch.Tensor:
+        source = blocks((3, 2), torch.Generator().manual_seed(5))
+        return torch.cat([source(count) for count in counts])
+
+    whole = drawn(200)
+    assert torch.equal(whole, drawn(1, 63, 64, 70, 2))
+    assert torch.equal(whole, drawn(130, 70))
+    assert whole.dtype == torch.float32
+    assert len(whole.unique()) == 200 * 6
+    assert abs(float(whole.mean())) < 0.1

@@ -62,14 +62,29 @@ def certify(
     task: Task = None,
     split: Annotated[str, typer.Option(help="Which images are certified.")] = "test",
     sigma: Sigmas = [0.25],  # noqa: B006 - typer copies it
-    n: Annotated[int, typer.Option("--n", help="Draws that are counted, for each image.")] = 10_000,
+    n: Annotated[int, typer.Option("--n-max", "--n", help="Draws that are counted, at most, for each image.")] = 10_000,
     n0: Annotated[int, typer.Option("--n0", help="Draws that choose the class.")] = 100,
     alpha: Annotated[float, typer.Option(help="Probability that a certificate is false, for each image.")] = 0.001,
-    radii: Annotated[str | None, typer.Option(help="Of the tables: numbers with commas, 0,0.25,0.5.")] = None,
+    stopping: Annotated[
+        str,
+        typer.Option(help="spending: stop once every radius is decided; anytime: the same, any radius; fixed: never."),
+    ] = "spending",
+    radii: Annotated[
+        str | None, typer.Option(help="Radii to certify: one, or several with commas, 0,0.25,0.5; fewer cost less.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="So many images, balanced over the classes.")] = None,
     fit_data: Annotated[str | None, typer.Option(help="Where defences without a state learn.")] = None,
     fit_split: Annotated[str, typer.Option(help="Which images they learn from.")] = "train",
-    batch: Annotated[int, typer.Option(help="Noisy copies an encoder pass; part of what is certified.")] = 64,
+    batch: Annotated[
+        int | None, typer.Option(help="Noisy copies an encoder pass, part of what is certified; measured unless given.")
+    ] = None,
+    compile_: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Compile the encoder; long runs do unless told.")
+    ] = None,
+    lean: Annotated[bool, typer.Option("--lean/--no-lean", help="The lean path for vision transformers.")] = True,
+    dtype: Annotated[
+        str, typer.Option(help="Of the encoder: float32, bfloat16, float16; noise is float32.")
+    ] = "float32",
     threads: Annotated[int | None, typer.Option(help="CPU threads; all that the process may use unless given.")] = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -81,7 +96,7 @@ def certify(
 
     values: dict[str, Any] = {
         "model": model, "revision": revision, "data": data, "task": task, "split": split, "limit": limit,
-        "sigmas": sigma, "n": n,
+        "sigmas": sigma, "n": n, "stopping": stopping, "compile": compile_, "lean": lean, "dtype": dtype,
         "selection": n0, "alpha": alpha, "seed": seed, "device": device, "batch": batch, "threads": threads,
         "fit_data": fit_data, "fit_split": fit_split, "skip_broken": skip_broken,
         "defences": _told_apart([_with_mode_of_state(Choice.model_validate(text)) for text in defence]),

@@ -22,6 +22,11 @@ class CosineHead:
     prototypes: Prototypes
     scale: float
 
+    @property
+    def directions(self) -> Prototypes:
+        """See `DirectionHead`."""
+        return self.prototypes
+
     def __call__(self, features: Features) -> Logits:
         return self.scale * F.normalize(features, dim=-1) @ self.prototypes.T
 
@@ -34,6 +39,11 @@ class PromptHead:
     names: tuple[str, ...]  # what follows the context, one text a class
     context: Context
     prototypes: Prototypes
+
+    @property
+    def directions(self) -> Prototypes:
+        """See `DirectionHead`."""
+        return self.prototypes
 
     def __call__(self, features: Features) -> Logits:
         return CosineHead(self.prototypes, self.model.logit_scale)(features)

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from medrobust.errors import RunError, StorageError
-from medrobust.smoothing import bounds
+from medrobust.smoothing.sequential import Stopping, certified_radius
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-Stopping = Literal["fixed", "spending", "anytime"]
 Scope = Literal["model", "tuned on input"]  # as in types.py, which would load torch
 
 
@@ -48,8 +47,12 @@ class Row:
     prediction: int | None  # None: abstains
     radius: float
     votes: int  # for `selected`, among `trials` fresh draws
-    trials: int
-    selection: int  # number of selection draws
+    trials: int  # when it was decided
+    drawn: int  # when sampling stopped
+    budget: int  # the most it might have drawn
+    look: int  # draws between two looks at the count; the budget where there is one look
+    grid: tuple[float, ...]  # radii that were tested, ascending, where `stopping` is "spending"; else none
+    selection: int  # number of selection draws, at most
     alpha: float
     stopping: Stopping
     scope: Scope
@@ -62,6 +65,10 @@ class Row:
             (math.isfinite(self.sigma) and self.sigma > 0, f"sigma is {self.sigma}, must be above 0"),
             (math.isfinite(self.radius) and self.radius >= 0, f"radius is {self.radius}, must be finite, not below 0"),
             (0 <= self.votes <= self.trials, f"{self.votes} votes in {self.trials} trials is no count"),
+            (self.trials <= self.drawn <= self.budget, f"{self.trials} of {self.drawn} draws of {self.budget}"),
+            (1 <= self.look <= self.budget, f"look is {self.look}, must lie between 1 and {self.budget}"),
+            ((self.stopping == "spending") == bool(self.grid), f"the grid of radii is {list(self.grid)}"),
+            (list(self.grid) == sorted(set(self.grid)) and min(self.grid, default=0) >= 0, "the grid is not ascending"),
             (self.selection >= 0, f"selection is {self.selection}, must not be negative"),
             (0 < self.alpha < 1, f"alpha is {self.alpha}, must lie between 0 and 1"),
             (self.prediction in (None, self.selected), "prediction is not the selected class"),
@@ -85,6 +92,7 @@ class Row:
 _FLOATS = {"sigma", "radius", "alpha"}
 _STRINGS = {"id", "defence"}
 _CHOICES = {"stopping": get_args(Stopping), "scope": get_args(Scope)}
+_LISTS = {"grid"}
 _MAY_BE_NULL = {"clean", "selected", "prediction"}
 
 
@@ -92,6 +100,7 @@ def to_line(row: Row) -> str:
     """One line of ASCII JSON with its newline: keys in the order of `Row`, floats that read back to the same bits."""
     values = {field.name: getattr(row, field.name) for field in fields(row)}
     values |= {name: float(values[name]) for name in _FLOATS}
+    values |= {name: [float(value) for value in values[name]] for name in _LISTS}
     return json.dumps(values, allow_nan=False) + "\n"
 
 
@@ -114,7 +123,13 @@ def _typed(name: str, value: Any) -> Any:
         return float(value) if abs(value) < 1e300 else math.inf
     if isinstance(value, str) and (name in _STRINGS or value in _CHOICES.get(name, ())):
         return value
-    if name not in _FLOATS | _STRINGS | _CHOICES.keys() and isinstance(value, int) and not isinstance(value, bool):
+    if name in _LISTS and isinstance(value, list):
+        return tuple(_typed("radius", one) for one in value)
+    if (
+        name not in _FLOATS | _STRINGS | _LISTS | _CHOICES.keys()
+        and isinstance(value, int)
+        and not isinstance(value, bool)
+    ):
         return value
     if name in _MAY_BE_NULL and value is None:
         return None
@@ -122,15 +137,23 @@ def _typed(name: str, value: Any) -> Any:
 
 
 def recompute(row: Row) -> float:
-    """The radius from the counts of the record alone (Cohen et al. 2019, section 3.2.2).
+    """The radius from the counts of the record alone, by the rule of its `stopping`.
 
-    Raises ValueError for `stopping` other than "fixed": those radii follow from tables of `smoothing.sequential`.
+    Raises ValueError where the counts cannot have come from that rule.
     """
-    if row.stopping != "fixed":
-        raise ValueError(
-            f"stopping is {row.stopping!r}: only the radius of a fixed number of trials follows from counts"
-        )
-    return bounds.radius(row.votes, row.trials, row.alpha, row.sigma) if row.trials else 0.0
+    if not row.trials:
+        return 0.0
+    found = certified_radius(
+        row.votes,
+        row.trials,
+        stopping=row.stopping,
+        grid=row.grid,
+        sigma=row.sigma,
+        alpha=row.alpha,
+        budget=row.budget,
+        look=row.look,
+    )
+    return found or 0.0
 
 
 def read_rows(path: Path) -> list[Row]:

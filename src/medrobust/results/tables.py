@@ -19,6 +19,7 @@ from scipy.stats import binomtest
 from medrobust.errors import RunError
 from medrobust.results.records import Row
 from medrobust.smoothing import bounds
+from medrobust.smoothing.sequential import largest_radius
 
 SCHEMA_VERSION = 1
 
@@ -61,7 +62,9 @@ def _check_alike(defence: str, sigma: float, rows: Sequence[Row]) -> None:
         "stopping": {row.stopping for row in rows},
         "selection": {row.selection for row in rows},
         "seed": {row.seed for row in rows},
-        "trials": {row.trials for row in rows if row.stopping == "fixed"},
+        "budget": {row.budget for row in rows},
+        "look": {row.look for row in rows},
+        "grid": {row.grid for row in rows},
     }
     for name, values in settings.items():
         if len(values) > 1:
@@ -121,9 +124,9 @@ def _block(sigma: float, defences: dict[str, list[Row]], radii: Sequence[float])
         "mean_certified_radius": {
             name: _mean_down([row.radius for row in rows if row.correct]) for name, rows in defences.items()
         },
-        "mean_samples": {name: sum(row.trials for row in rows) / len(rows) for name, rows in defences.items()},
+        "mean_samples": {name: sum(row.drawn for row in rows) / len(rows) for name, rows in defences.items()},
         "scope": {name: rows[0].scope for name, rows in defences.items()},
-        "largest_radius": _largest_radius(every, radii),
+        "largest_radius": _largest_radius(every),
         "expected_false_certificates": max(row.alpha for row in every) * images,
     }
 
@@ -147,12 +150,13 @@ def _mean_down(radii: Sequence[float]) -> float | None:
     return bounds.round_down(math.fsum(radii) / len(radii)) if radii else None
 
 
-def _largest_radius(rows: Sequence[Row], radii: Sequence[float]) -> float | None:
-    """The radius nothing in these rows could exceed; None where the records do not tell."""
-    if all(row.stopping == "fixed" and row.trials for row in rows):
-        return max(bounds.largest_radius(row.trials, row.alpha, row.sigma) for row in rows)
-    grid_end = max(radii, default=0.0)
-    return grid_end if grid_end > 0 and all(row.radius <= grid_end for row in rows) else None
+def _largest_radius(rows: Sequence[Row]) -> float:
+    """The radius nothing in these rows could exceed."""
+    settings = {(row.stopping, row.grid, row.sigma, row.alpha, row.budget, row.look) for row in rows}
+    return max(
+        largest_radius(stopping=stopping, grid=grid, sigma=sigma, alpha=alpha, budget=budget, look=look)
+        for stopping, grid, sigma, alpha, budget, look in settings
+    )
 
 
 def middle_radius(block: Summary) -> float:
@@ -161,7 +165,7 @@ def middle_radius(block: Summary) -> float:
     It does not depend on the results. 0.0 where no radius above 0 was asked for or could be certified.
     """
     end = block["largest_radius"]
-    above = [radius for radius in block["radii"] if radius > 0 and (end is None or radius <= end)]
+    above = [radius for radius in block["radii"] if 0 < radius <= end]
     return max((radius for radius in above if radius <= block["sigma"]), default=min(above, default=0.0))
 
 

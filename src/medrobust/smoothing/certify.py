@@ -3,31 +3,37 @@
 Reference: Cohen, Rosenfeld and Kolter, ICML 2019, Algorithm "Certify" and "Predict".
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+import numpy as np
 import torch
 
 from medrobust.errors import SmoothingError
-from medrobust.smoothing.bounds import fewest_trials, largest_radius, radius, two_sided_p_value
-from medrobust.smoothing.noise import noise
-from medrobust.smoothing.sampling import Votes, answers, count_votes, encoders
+from medrobust.smoothing import sequential
+from medrobust.smoothing.bounds import RADII, fewest_trials, largest_radius, two_sided_p_value
+from medrobust.smoothing.sampling import Answers, Copies, Draws, Sampler, answers, encoders
+from medrobust.smoothing.sequential import Boundaries, Race, Record, Stopping
 from medrobust.types import Classifier, Image, Scope
 
 
 @dataclass(frozen=True)
 class Smoothing:
-    """How an image is certified: noise level, error probability, draws for choosing the class and for counting.
+    """How an image is certified: noise level, error probability, draws, and when to stop drawing.
 
-    Raises SmoothingError for settings no certificate can come out of.
+    `fixed`: always `estimation` draws, any radius. `spending`: stops as soon as every radius of the grid `radii` is
+    certified or given up, at most `estimation` draws, and certifies radii of that grid. `anytime`: stops likewise, by
+    bounds that hold at every moment, any radius. Raises SmoothingError for settings no certificate can come out of.
     """
 
     sigma: float  # standard deviation of the noise, in pixels of [0, 1]
     alpha: float = 0.001  # probability that a certificate is false, for each image
     selection: int = 100
     estimation: int = 10_000
-    stopping: Literal["fixed"] = "fixed"
+    stopping: Stopping = "spending"
+    radii: tuple[float, ...] = RADII  # l2, pixels of [0, 1]
+    look: int = 32  # draws between two looks at the count
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma < float("inf"):
@@ -36,6 +42,8 @@ class Smoothing:
             raise SmoothingError(f"alpha is {self.alpha}, must lie between 0 and 1 (e.g. 0.001)")
         if self.selection < 1:
             raise SmoothingError(f"selection is {self.selection}, at least one draw must choose the class")
+        if self.look < 1:
+            raise SmoothingError(f"look is {self.look}, at least one draw must come before a count is looked at")
         fewest = fewest_trials(self.alpha)
         if self.estimation < fewest:
             raise SmoothingError(
@@ -44,18 +52,58 @@ class Smoothing:
                 f"{largest_radius(1000, self.alpha, self.sigma):.3f}, n = 10000 reaches "
                 f"{largest_radius(10_000, self.alpha, self.sigma):.3f})"
             )
+        if not self.radii or not all(math.isfinite(radius) and radius >= 0 for radius in self.radii):
+            raise SmoothingError(f"radii are {list(self.radii)}, must be finite numbers that are not negative")
+        if self.stopping == "spending" and not self.rule.reachable:
+            reach = largest_radius(self.estimation, self.alpha, self.sigma)
+            raise SmoothingError(
+                f"n = {self.estimation} draws cannot certify radius {min(self.radii):g} at sigma = {self.sigma:g} and "
+                f"alpha = {self.alpha:g} even if all of them agree (below {reach:.3f} they can); take more draws, a "
+                "smaller radius or a larger sigma"
+            )
+
+    @property
+    def weight(self) -> float:
+        """Share of alpha that `spending` spends before the last look."""
+        return sequential.spending_weight(len(self.radii)) if self.stopping == "spending" else 0.0
+
+    @property
+    def rule(self) -> Boundaries:
+        """The integers that decide when to stop."""
+        return sequential.boundaries(
+            self.stopping,
+            tuple(sorted(self.radii)),
+            sigma=self.sigma,
+            alpha=self.alpha,
+            budget=self.estimation,
+            look=self.look,
+            weight=self.weight,
+        )
 
     @property
     def largest_radius(self) -> float:
         """No image in a run with these settings can get more."""
-        return largest_radius(self.estimation, self.alpha, self.sigma)
+        return sequential.largest_radius(**self.record)
+
+    @property
+    def record(self) -> Record:
+        """What, beside a count, decides a radius; a row keeps it."""
+        return {
+            "stopping": self.stopping,
+            "grid": tuple(sorted(self.radii)) if self.stopping == "spending" else (),
+            "sigma": self.sigma,
+            "alpha": self.alpha,
+            "budget": self.estimation,
+            "look": self.estimation if self.stopping == "fixed" else min(self.look, self.estimation),
+        }
 
 
 @dataclass(frozen=True)
 class Certificate:
     """`prediction` holds for every image within l2 distance `radius`, with probability 1 - alpha over the noise drawn.
 
-    `scope` says of what: the model, or the classifier with its prompt frozen as tuned on this image.
+    `votes` of `trials` at the look that decided prove the radius (`medrobust.results.recompute`). `scope` says of what
+    it holds: of the model, or of the classifier with its prompt frozen as tuned on this image.
     """
 
     prediction: int | None  # None: abstains
@@ -63,9 +111,13 @@ class Certificate:
     selected: int | None  # the class the votes were counted for
     votes: int
     trials: int
+    drawn: int  # when it stopped; not fewer than `trials`
+    budget: int  # the most it might have drawn
+    look: int  # draws between two looks; the budget where there is one look
+    grid: tuple[float, ...]  # the radii that were tested, for `spending`; else none
     sigma: float
     alpha: float
-    stopping: Literal["fixed", "spending", "anytime"]
+    stopping: Stopping
     scope: Scope
 
 
@@ -76,16 +128,69 @@ def certify(
     *,
     seed: int,
     item: str,
-    batch: int,
+    sampler: Sampler | None = None,
 ) -> list[Certificate]:
-    """One certificate a classifier, all from the same noise.
+    """One certificate a classifier, all from the same noise; each stops by itself.
 
     The class is chosen from draws of its own, so that the count is independent of the choice. Noise depends on
     (seed, item, sigma) alone: results do not depend on order, resuming or on which other classifiers take part.
     """
-    first = _votes(classifiers, image, smoothing, smoothing.selection, "selection", seed, item, batch)
-    second = _votes(classifiers, image, smoothing, smoothing.estimation, "estimation", seed, item, batch)
-    return [_conclude(a, b, smoothing, c.scope) for a, b, c in zip(first, second, classifiers, strict=True)]
+    copies = Copies(classifiers, image, sampler or Sampler())
+    selected = _select(copies, len(classifiers), Draws(smoothing.sigma, smoothing.selection, "selection", seed, item))
+    race = _race(copies, selected, smoothing, Draws(smoothing.sigma, smoothing.estimation, "estimation", seed, item))
+    return [_conclude(row, race, int(selected[row]), smoothing, one.scope) for row, one in enumerate(classifiers)]
+
+
+def _select(copies: Copies, classifiers: int, draws: Draws) -> np.ndarray:
+    """The class each answers most often, -1 where it gives no number; ends when no other class can catch up."""
+    votes = _count(copies, classifiers, draws, until_settled=True)
+    return np.where(votes[:, :-1].any(axis=1), votes[:, :-1].argmax(axis=1), -1)
+
+
+def _count(copies: Copies, classifiers: int, draws: Draws, *, until_settled: bool = False) -> np.ndarray:
+    """Votes a classifier, a column a class and one more for logits that are not finite."""
+    votes = np.zeros((classifiers, 3), dtype=np.int64)
+    undecided = np.ones(classifiers, dtype=bool)
+    drawn = 0
+    for batch in copies.answers(draws, lambda: torch.from_numpy(undecided)):
+        classes = max(votes.shape[1] - 1, *(int(said.max()) + 1 for _, said in batch))
+        votes = np.insert(votes, [votes.shape[1] - 1] * (classes + 1 - votes.shape[1]), 0, axis=1)
+        for places, said in batch:
+            votes[places] += _tally(said, classes)
+        drawn += len(batch[0][1])
+        if until_settled:
+            leading = np.sort(votes[:, :-1], axis=1)
+            undecided[:] = leading[:, -1] - leading[:, -2] <= draws.trials - drawn
+    return votes
+
+
+def _race(copies: Copies, selected: np.ndarray, smoothing: Smoothing, draws: Draws) -> Race:
+    """Count the votes for the selected classes look after look, until every classifier has stopped."""
+    rule = smoothing.rule
+    race = Race(rule, len(selected))
+    before = np.zeros(len(selected), dtype=np.int64)
+    drawn = 0
+    for batch in copies.answers(draws, lambda: torch.from_numpy(race.running)):
+        size = len(batch[0][1])
+        here = np.flatnonzero((rule.looks > drawn) & (rule.looks <= drawn + size))
+        ends = [*(rule.looks[here] - drawn - 1).tolist(), size - 1]
+        counts = np.tile(before, (len(ends), 1))
+        for places, said in batch:
+            wanted = torch.from_numpy(selected[places]).to(said.device)
+            hits = ((said == wanted) & (wanted >= 0)).cumsum(dim=0)
+            counts[:, places] += hits[ends].cpu().numpy()
+        for row, look in enumerate(here.tolist()):
+            race.look(look, counts[row])
+        before, drawn = counts[-1], drawn + size
+    return race
+
+
+def _tally(said: Answers, classes: int) -> np.ndarray:
+    """How often each class was answered, a row a classifier; the last column for no class."""
+    width = classes + 1
+    columns = torch.where(said >= 0, said, classes)
+    flat = columns + width * torch.arange(said.shape[1], device=said.device)
+    return torch.bincount(flat.flatten(), minlength=said.shape[1] * width).view(-1, width).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -100,19 +205,26 @@ class Prediction:
 
 
 def predict(
-    classifiers: Sequence[Classifier], image: Image, smoothing: Smoothing, *, seed: int, item: str, batch: int
+    classifiers: Sequence[Classifier],
+    image: Image,
+    smoothing: Smoothing,
+    *,
+    seed: int,
+    item: str,
+    sampler: Sampler | None = None,
 ) -> list[Prediction]:
     """The smoothed answer without a radius, wrong about the smoothed classifier in at most alpha of all cases."""
-    counts = _votes(classifiers, image, smoothing, smoothing.estimation, "prediction", seed, item, batch)
-    answered = []
-    for row in counts:
-        best = torch.topk(row[:-1], 2)
-        top, second = (int(v) for v in best.values)
-        p_value = two_sided_p_value(top, second)
-        sure = p_value <= smoothing.alpha
-        answered.append(Prediction(int(best.indices[0]) if sure else None, p_value, int(best.indices[0]), top,
-                                   smoothing.estimation))  # fmt: skip
-    return answered
+    copies = Copies(classifiers, image, sampler or Sampler())
+    draws = Draws(smoothing.sigma, smoothing.estimation, "prediction", seed, item)
+    return [_answer(row[:-1], smoothing) for row in _count(copies, len(classifiers), draws)]
+
+
+def _answer(votes: np.ndarray, smoothing: Smoothing) -> Prediction:
+    best = int(votes.argmax())
+    top, second = int(votes[best]), int(np.delete(votes, best).max())
+    p_value = two_sided_p_value(top, second)
+    sure = p_value <= smoothing.alpha
+    return Prediction(best if sure else None, p_value, best, top, smoothing.estimation)
 
 
 @torch.inference_mode()
@@ -122,38 +234,25 @@ def clean_answers(classifiers: Sequence[Classifier], image: Image) -> list[int |
     for encode, users in encoders(classifiers):
         features = encode(image[None])
         for number in users:
-            logits = classifiers[number].head(features)
-            answer = int(answers(logits)[0])
-            said[number] = answer if answer < logits.shape[1] else None
+            answer = int(answers(classifiers[number].head(features))[0])
+            said[number] = answer if answer >= 0 else None
     return said
 
 
-def _votes(
-    classifiers: Sequence[Classifier],
-    image: Image,
-    smoothing: Smoothing,
-    trials: int,
-    use: str,
-    seed: int,
-    item: str,
-    batch: int,
-) -> Votes:
-    draws = noise(tuple(image.shape), image.device, seed=seed, use=use, item=item, sigma=smoothing.sigma)
-    return count_votes(classifiers, image, sigma=smoothing.sigma, trials=trials, batch=batch, noise=draws)
-
-
-def _conclude(first: torch.Tensor, second: torch.Tensor, smoothing: Smoothing, scope: Scope) -> Certificate:
-    selected = int(first[:-1].argmax()) if int(first[:-1].sum()) > 0 else None
-    votes = 0 if selected is None else int(second[selected])
-    distance = radius(votes, smoothing.estimation, smoothing.alpha, smoothing.sigma)
+def _conclude(row: int, race: Race, selected: int, smoothing: Smoothing, scope: Scope) -> Certificate:
+    known = smoothing.record
+    counts = [(int(race.votes[row]), int(race.trials[row]))]
+    if smoothing.stopping == "anytime":  # the bounds of all looks hold at once: that of the last counts too
+        counts.append((int(race.last_votes[row]), int(race.drawn[row])))
+    found = [(sequential.certified_radius(*count, **known), count) for count in counts]
+    distance, (votes, trials) = max(found, key=lambda pair: -1.0 if pair[0] is None else pair[0])
     return Certificate(
-        prediction=selected if distance > 0 else None,
-        radius=distance,
-        selected=selected,
+        prediction=None if distance is None else selected,
+        radius=distance or 0.0,
+        selected=selected if selected >= 0 else None,
         votes=votes,
-        trials=smoothing.estimation,
-        sigma=smoothing.sigma,
-        alpha=smoothing.alpha,
-        stopping=smoothing.stopping,
+        trials=trials,
+        drawn=int(race.drawn[row]),
         scope=scope,
+        **known,
     )

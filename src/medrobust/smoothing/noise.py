@@ -13,6 +13,8 @@ from torch import Tensor
 
 from medrobust.seeds import numpy_stream, stream
 
+BLOCK = 64  # draws that a device makes at a time
+
 Noise = Callable[[int], Float[Tensor, "draws *shape"]]  # the next so many draws
 
 
@@ -25,18 +27,34 @@ def noise(shape: tuple[int, ...], device: torch.device, *, seed: int, use: str, 
             return torch.from_numpy(generator.standard_normal((count, *shape), dtype=np.float32))
 
         return ziggurat
-    start = stream(seed, use, item, sigma).initial_seed()
-    on_device = torch.Generator(device).manual_seed(start)
+    return blocks(shape, torch.Generator(device).manual_seed(stream(seed, use, item, sigma).initial_seed()))
+
+
+def blocks(shape: tuple[int, ...], generator: torch.Generator) -> Noise:
+    """Draws on the generator's device, made in float64 and in blocks of one size, so that no batch size changes them.
+
+    What a GPU draws depends on how many numbers are asked for at a time.
+    """
+    waiting = torch.empty(0, *shape, device=generator.device)
 
     def wide(count: int) -> Float[Tensor, "draws *shape"]:
-        one_by_one = [
-            torch.randn(shape, generator=on_device, device=device, dtype=torch.float64).float() for _ in range(count)
-        ]
-        return torch.stack(one_by_one)
+        nonlocal waiting
+        parts, there = [waiting], len(waiting)
+        while there < count:
+            fresh = torch.randn(
+                (BLOCK, *shape), generator=generator, device=generator.device, dtype=torch.float64
+            ).float()
+            parts.append(fresh)
+            there += BLOCK
+        found = torch.cat(parts) if len(parts) > 1 else waiting
+        waiting = found[count:]
+        return found[:count]
 
     return wide
 
 
 def kernel(device: torch.device) -> str:
     """The name of the source of noise, for a run's record."""
-    return "numpy ziggurat float32 (SFC64)" if device.type == "cpu" else f"torch {device.type} float64 -> float32"
+    if device.type == "cpu":
+        return "numpy ziggurat float32 (SFC64)"
+    return f"torch {device.type} float64 -> float32, blocks of {BLOCK}"

@@ -87,12 +87,10 @@ def _panel(axes: "Axes", block: Summary, rows: dict[str, list[Row]]) -> None:
 
 def _limits(axes: "Axes", block: Summary) -> None:
     end = block["largest_radius"]
-    right = max([*block["radii"], 1e-3]) if end is None else end
-    if end is not None:
-        axes.axvline(end, color=INK, linewidth=1, linestyle=(0, (1, 2)))
-        note = f"largest possible: {radius_text(end)}"
-        axes.text(end, 99, note, rotation=90, ha="right", va="top", fontsize=8, color=INK)
-    axes.set_xlim(0, right * 1.06)
+    axes.axvline(end, color=INK, linewidth=1, linestyle=(0, (1, 2)))
+    note = f"largest possible: {radius_text(end)}"
+    axes.text(end, 99, note, rotation=90, ha="right", va="top", fontsize=8, color=INK)
+    axes.set_xlim(0, max(end, 1e-3) * 1.06)
     axes.set_ylim(0, 101)
 
 

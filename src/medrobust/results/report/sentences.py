@@ -65,17 +65,22 @@ def _reason(block: Summary, name: str, rows: Sequence[Row]) -> str:
     abstained = block["abstained"][name]
     lead = f"abstains on {abstained['hits']} of {abstained['total']} images: "
     silent = [row for row in rows if row.prediction is None]
-    trials, alpha = max(row.trials for row in silent), silent[0].alpha
+    budget, alpha, smallest = silent[0].budget, silent[0].alpha, min(silent[0].grid, default=0.0)
     needed = bounds.fewest_trials(alpha)
-    if trials < needed:
+    if budget < needed:
         return (
-            lead + f"n = {trials} is too small, at alpha = {alpha:g} nothing can be certified with fewer than "
+            lead + f"n = {budget} is too small, at alpha = {alpha:g} nothing can be certified with fewer than "
             f"{needed} trials."
         )
     nearly = sum(2 * row.votes > row.trials for row in silent)
+    if 2 * nearly > len(silent) and smallest > 0:
+        return lead + (
+            f"most of them had a majority of the votes, but not one that holds up to radius {smallest:g}, the smallest "
+            "that was asked for; ask for a smaller one too, for instance 0."
+        )
     if 2 * nearly > len(silent):
         return lead + (
-            f"most of them had a majority of the votes, but n = {trials} is too small to prove it at alpha = "
+            f"most of them had a majority of the votes, but n = {budget} is too small to prove it at alpha = "
             f"{alpha:g}; more trials would certify them, with small radii."
         )
     clean = block["clean_accuracy"][name]["value"]

@@ -1,0 +1,149 @@
+"""How a run encodes noisy copies: the lean path where it is equal, so many at a time, compiled where that pays.
+
+Decided once, when a run begins, and kept in its record: a resumed run does not measure again.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from medrobust.errors import SmoothingError
+from medrobust.seeds import stream
+from medrobust.smoothing.certify import Smoothing
+from medrobust.smoothing.fast_vit import compiler_missing, difference, lean_encoder
+from medrobust.smoothing.sampling import Copies, Draws, Encode, NoisyEncoder, PixelNoise, Sampler
+from medrobust.types import Classifier, Image
+from medrobust.vit import HasViT, NotAViT
+
+BATCHES = {"cpu": (8, 16, 32, 64, 128), "other": (256, 512, 1024, 2048, 4096)}
+_EQUAL = 1e-4  # largest relative difference of features between the lean path and the model's own
+_WORTH_COMPILING = 600.0  # seconds of encoding; compiling takes about one minute
+_TYPICAL = 400  # draws an image, where sampling stops early
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What is wanted of the encoder; None: decide by measuring."""
+
+    batch: int | None = None
+    lean: bool = True
+    compile: bool | None = None
+    dtype: torch.dtype = torch.float32
+
+
+def make_sampler(
+    classifiers: Sequence[Classifier],
+    image: Image,
+    wanted: Encoding,
+    *,
+    smoothings: Sequence[Smoothing],
+    images: int,
+    say: Say = lambda _text: None,
+) -> Sampler:
+    """A sampler ready for these classifiers, nothing left open; `images` tells how long the run will be.
+
+    Raises SmoothingError where `wanted` cannot be had: a number format or a compilation without the lean path.
+    """
+    first = smoothings[0]
+    make = _maker(replace(wanted, compile=False), say)
+    batch = wanted.batch or _best_batch(classifiers, image, first, make)
+    copies = images * sum(sum(_typical(smoothing)) for smoothing in smoothings)
+    seconds = copies * seconds_a_copy(classifiers, image, first, Sampler(batch, make))
+    compiled = wanted.compile or (wanted.compile is None and seconds > _WORTH_COMPILING and wanted.lean)
+    if compiled:
+        missing = compiler_missing()
+        if missing and wanted.compile:
+            raise SmoothingError(f"the encoder cannot be compiled here: {missing}; leave out --compile")
+        if missing:
+            say(f"the encoder is not compiled: {missing}")
+        compiled = not missing
+    sampler = Sampler(batch, _maker(replace(wanted, batch=batch, compile=True), say) if compiled else make)
+    for classifier in classifiers:
+        sampler.encoder(classifier.encode, image)
+    return sampler
+
+
+def lean_sampler(batch: int = 64, *, say: Say = lambda _text: None) -> Sampler:
+    """A sampler that takes the lean path where it can, without measuring anything."""
+    return Sampler(batch, _maker(Encoding(compile=False), say))
+
+
+def _maker(wanted: Encoding, say: Say) -> Callable[[Encode, Image], NoisyEncoder]:
+    said: set[str] = set()
+
+    def make(encode: Encode, image: Image) -> NoisyEncoder:
+        try:
+            return _lean(encode, image, wanted)
+        except NotAViT as reason:
+            if wanted.dtype != torch.float32 or wanted.compile:
+                raise SmoothingError(f"only the lean path knows other number formats and compiling: {reason}") from None
+            if wanted.lean and str(reason) not in said:
+                said.add(str(reason))
+                say(f"noisy images are encoded whole: {reason}")
+            return PixelNoise(encode, tuple(image.shape), f"whole images ({reason})")
+
+    return make
+
+
+def _lean(encode: Encode, image: Image, wanted: Encoding) -> NoisyEncoder:
+    owner = getattr(encode, "__self__", None)
+    if not wanted.lean:
+        raise NotAViT("the lean path was not asked for")
+    if not isinstance(owner, HasViT):
+        raise NotAViT("the encoder is no vision transformer that tells its parts")
+    vit = owner.vit()
+    if wanted.dtype != torch.float32:  # another network than the model's own, by what was asked for
+        return lean_encoder(vit, dtype=wanted.dtype, compile=bool(wanted.compile))
+    found = lean_encoder(vit, compile=bool(wanted.compile))
+    apart = difference(found, encode, image, 0.25, stream(0, "lean path"), batch=wanted.batch or 4)
+    if not apart <= _EQUAL:
+        raise NotAViT(f"the lean path's features differ from the model's by {apart:.1e}")
+    return found
+
+
+def _typical(smoothing: Smoothing) -> tuple[int, int]:
+    """Draws of a typical image: until the class is chosen, until the count has decided."""
+    counted = smoothing.estimation if smoothing.stopping == "fixed" else min(_TYPICAL, smoothing.estimation)
+    return smoothing.selection // 2 + 1, counted
+
+
+def _best_batch(
+    classifiers: Sequence[Classifier], image: Image, smoothing: Smoothing, make: Callable[[Encode, Image], NoisyEncoder]
+) -> int:
+    """The batch that takes the least time for a typical image, padding and draws after the end included."""
+    costs = {}
+    for batch in BATCHES["cpu" if image.device.type == "cpu" else "other"]:
+        sampler = Sampler(batch, make)
+        batches = sum(math.ceil(draws / batch) for draws in _typical(smoothing))
+        costs[batch] = batches * batch * seconds_a_copy(classifiers, image, smoothing, sampler)
+        if costs[batch] > 2 * min(costs.values()):
+            break
+    fastest = min(costs.values())
+    return min(batch for batch, cost in costs.items() if cost <= 1.03 * fastest)
+
+
+def seconds_a_copy(
+    classifiers: Sequence[Classifier], image: Image, smoothing: Smoothing, sampler: Sampler, rounds: int = 4
+) -> float:
+    """Median over batches, the first left out; noise, heads and counting included."""
+    copies = Copies(classifiers, image, sampler)
+    everyone = torch.ones(len(classifiers), dtype=torch.bool)
+    draws = Draws(smoothing.sigma, (rounds + 1) * sampler.batch, "probe", 0, "probe")
+    taken = [seconds / sampler.batch for seconds in _timed(copies.answers(draws, lambda: everyone), image.device)]
+    return statistics.median(taken[1:])
+
+
+def _timed(batches: Iterable[object], device: torch.device) -> Iterable[float]:
+    began = time.perf_counter()
+    for _ in batches:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = time.perf_counter()
+        yield now - began
+        began = now
