@@ -38,8 +38,23 @@ def publish(
         task=environment["task"],
         model={"source": environment["model"]["name"], **environment["model"]},
         examples=list(examples),
+        audit=read_audit(folder),
     )
     return summary
+
+
+def read_audit(folder: Path) -> dict[str, Any] | None:
+    """What `medrobust audit` has found in this run, or None; raises RunError where it cannot be read."""
+    path = folder / "audit.json"
+    if not path.exists():
+        return None
+    try:
+        audit = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise RunError(f"{path} cannot be read ({problem}); run `medrobust audit` on the folder again") from problem
+    if not isinstance(audit, dict) or audit.get("schema_version") != 1:
+        raise RunError(f"{path} is of another version; run `medrobust audit` on the folder again")
+    return dict(audit)
 
 
 def republish(folder: Path) -> dict[str, Any]:

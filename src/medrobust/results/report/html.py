@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medrobust.results.records import Row
+from medrobust.results.report.audited import Audit, all_findings, audit_markdown, checks, sentence_of, verdict
 from medrobust.results.report.curve import GRID, INK, PAPER, curve_svg
 from medrobust.results.report.markdown import markdown_table, radius_text, span
 from medrobust.results.report.sentences import abstentions, headline
@@ -22,17 +23,18 @@ def write_report(
     task: Mapping[str, Any],
     model: Mapping[str, Any],
     examples: Sequence[Mapping[str, Any]] | None = None,
+    audit: Audit | None = None,
 ) -> Path:
     """Write report.html, certified_accuracy.svg and results.md into a run folder; the page's path comes back.
 
     `task` has title, classes (in label order), source, licence; `model` name, licence, sha256, source. An example has
     png_base64, label (class number or text), answers: {defence: {"answer": class number, text or None where it
-    abstains, "radius": l2}} and, if it likes, their sigma. The same arguments give the same bytes. Raises RunError
-    where the folder cannot be written.
+    abstains, "radius": l2}} and, if it likes, their sigma; `audit` is what audit.json holds. The same arguments give
+    the same bytes. Raises RunError where the folder cannot be written.
     """
     page = run_folder / "report.html"
     replace_text(run_folder / "certified_accuracy.svg", curve_svg(summary, rows))
-    replace_text(run_folder / "results.md", markdown_table(summary))
+    replace_text(run_folder / "results.md", markdown_table(summary) + (f"\n{audit_markdown(audit)}" if audit else ""))
     groups = grouped(rows)
     classes = [str(name) for name in task["classes"]]
     parts = [
@@ -55,6 +57,7 @@ def write_report(
         expected=summary["expected_false_certificates"],
         images=summary["images"],
         attacked=_attacked(summary),
+        audit=_audited(audit) if audit else None,
         gallery=[_example(example, classes, summary["scope"]) for example in examples or ()],
         settings=[("Experiment", list(_flat(experiment))), ("Environment", list(_flat(environment)))],
     )
@@ -142,6 +145,16 @@ def _attacked(summary: Summary) -> list[dict[str, Any]]:
         for name, attacks in summary["robust_accuracy"].items()
         for attack, part in attacks.items()
     ]
+
+
+def _audited(audit: Audit) -> dict[str, Any]:
+    return {
+        "rows": audit["rows"],
+        "settings": audit["settings"],
+        "verdict": verdict(audit),
+        "checks": checks(audit),
+        "findings": [(sentence_of(one), one.get("pictures", {})) for one in all_findings(audit)],
+    }
 
 
 def _example(example: Mapping[str, Any], classes: Sequence[str], scopes: Mapping[str, str]) -> dict[str, Any]:

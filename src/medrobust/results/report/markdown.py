@@ -29,9 +29,9 @@ def _table(block: Summary) -> str:
     lines = [
         f"**σ = {number_key(block['sigma'])}**, {block['images']} images",
         "",
-        _line(header),
-        _line(["---", "---", *["---:"] * (len(header) - 2)]),
-        *(_line(_cells(block, name)) for name in block["defences"]),
+        table_line(header),
+        table_line(["---", "---", *["---:"] * (len(header) - 2)]),
+        *(table_line(_cells(block, name)) for name in block["defences"]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -75,7 +75,8 @@ def radius_text(radius: float | None) -> str:
     return "-" if radius is None else f"{bounds.round_down(radius, 3):.3f}"
 
 
-def _line(cells: Sequence[str]) -> str:
+def table_line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

@@ -1,0 +1,26 @@
+"""What an attack did to an image, to be looked at."""
+
+import base64
+import io
+
+import torch
+
+from medrobust.types import Image
+
+
+def pictures(clean: Image, attacked: Image) -> dict[str, str]:
+    """PNGs in base64: the image, the attacked one, and their difference, stretched so that grey is none of it."""
+    offset = attacked - clean
+    largest = float(offset.abs().max())
+    shown = {"clean": clean, "attacked": attacked, "difference": 0.5 + offset / (2 * largest or 1.0)}
+    return {name: png(image) for name, image in shown.items()}
+
+
+def png(image: Image) -> str:
+    """A PNG in base64; pixels outside of [0, 1] are cut."""
+    from PIL import Image as Picture
+
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    file = io.BytesIO()
+    Picture.fromarray(pixels).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
