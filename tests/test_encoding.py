@@ -97,6 +97,18 @@ def test_half_precision_is_another_network_and_says_so(classifier: Classifier, i
     assert found.drawn > 0
 
 
+def test_features_that_overflow_in_half_precision_are_refused(
+    taught_checkpoint: Path, task: Task, image: Image
+) -> None:
+    from medrobust.models import load
+
+    model = load(str(taught_checkpoint))
+    with torch.no_grad():
+        model.vision.projection.weight.mul_(1e6)
+    with pytest.raises(SmoothingError, match="in float16 the features differ from float32's by"):
+        sampler_for(zero_shot().apply(model, task, {}), image, batch=8, dtype=torch.float16)
+
+
 def test_a_batch_is_measured_where_none_is_named(classifier: Classifier, image: Image) -> None:
     assert sampler_for(classifier, image)[0].batch in BATCHES["cpu"]
 
@@ -126,6 +138,10 @@ def test_a_long_run_is_compiled_where_there_is_a_compiler(
     monkeypatch.setattr(encoding, "lean_encoder", lean)
     monkeypatch.setattr(encoding, "seconds_a_copy", lambda *_: 0.01)
     monkeypatch.setattr(encoding, "compiler_missing", lambda: None)
+    monkeypatch.setattr(encoding, "compiling_pays", lambda _vit, _dtype: False)
+    sampler_for(classifier, image, batch=8, images=10_000)
+    assert not any(compiled)
+    monkeypatch.setattr(encoding, "compiling_pays", lambda _vit, _dtype: True)
     sampler_for(classifier, image, batch=8, images=100)
     assert not any(compiled)
     sampler_for(classifier, image, batch=8, images=10_000)

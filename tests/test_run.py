@@ -243,7 +243,7 @@ def test_defences_of_equal_vision_weights_share_the_encoder(finished: tuple[Expe
     [
         ({"seed": 1}, "with seed = 0, asked for 1"),
         ({"sigmas": (0.25,)}, "with sigmas"),
-        ({"batch": 4}, "with batch = 8, asked for 4"),
+        ({"batch": 4}, "environment batch = 8, now it is 4"),
         ({"limit": 2}, "asked for"),
     ],
 )

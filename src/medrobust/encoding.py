@@ -14,13 +14,14 @@ import torch
 from medrobust.errors import SmoothingError
 from medrobust.seeds import stream
 from medrobust.smoothing.certify import Smoothing
-from medrobust.smoothing.fast_vit import compiler_missing, difference, lean_encoder
+from medrobust.smoothing.fast_vit import compiler_missing, compiling_pays, difference, lean_encoder
 from medrobust.smoothing.sampling import Copies, Draws, Encode, NoisyEncoder, PixelNoise, Sampler
 from medrobust.types import Classifier, Image
-from medrobust.vit import HasViT, NotAViT
+from medrobust.vit import HasViT, NotAViT, ViT
 
 BATCHES = {"cpu": (8, 16, 32, 64, 128), "other": (256, 512, 1024, 2048, 4096)}
 _EQUAL = 1e-4  # largest relative difference of features between the lean path and the model's own
+_ALIKE = 0.1  # the same for 16-bit numbers, which make another network of it
 _WORTH_COMPILING = 600.0  # seconds of encoding; compiling takes about one minute
 _TYPICAL = 400  # draws an image, where sampling stops early
 
@@ -55,7 +56,7 @@ def make_sampler(
     batch = wanted.batch or _best_batch(classifiers, image, first, make)
     copies = images * sum(sum(_typical(smoothing)) for smoothing in smoothings)
     seconds = copies * seconds_a_copy(classifiers, image, first, Sampler(batch, make))
-    compiled = wanted.compile or (wanted.compile is None and seconds > _WORTH_COMPILING and wanted.lean)
+    compiled = wanted.compile or (wanted.compile is None and seconds > _WORTH_COMPILING and _pays(classifiers, wanted))
     if compiled:
         missing = compiler_missing()
         if missing and wanted.compile:
@@ -91,18 +92,30 @@ def _maker(wanted: Encoding, say: Say) -> Callable[[Encode, Image], NoisyEncoder
     return make
 
 
-def _lean(encode: Encode, image: Image, wanted: Encoding) -> NoisyEncoder:
+def _pays(classifiers: Sequence[Classifier], wanted: Encoding) -> bool:
+    """Whether compiling can make one of the encoders faster."""
+    try:
+        return wanted.lean and any(compiling_pays(_vit_of(one.encode), wanted.dtype) for one in classifiers)
+    except NotAViT:
+        return False
+
+
+def _vit_of(encode: Encode) -> ViT:
     owner = getattr(encode, "__self__", None)
-    if not wanted.lean:
-        raise NotAViT("the lean path was not asked for")
     if not isinstance(owner, HasViT):
         raise NotAViT("the encoder is no vision transformer that tells its parts")
-    vit = owner.vit()
-    if wanted.dtype != torch.float32:  # another network than the model's own, by what was asked for
-        return lean_encoder(vit, dtype=wanted.dtype, compile=bool(wanted.compile))
-    found = lean_encoder(vit, compile=bool(wanted.compile))
+    return owner.vit()
+
+
+def _lean(encode: Encode, image: Image, wanted: Encoding) -> NoisyEncoder:
+    if not wanted.lean:
+        raise NotAViT("the lean path was not asked for")
+    found = lean_encoder(_vit_of(encode), dtype=wanted.dtype, compile=bool(wanted.compile))
     apart = difference(found, encode, image, 0.25, stream(0, "lean path"), batch=wanted.batch or 4)
-    if not apart <= _EQUAL:
+    if wanted.dtype != torch.float32 and not apart <= _ALIKE:
+        name = str(wanted.dtype).removeprefix("torch.")
+        raise SmoothingError(f"in {name} the features differ from float32's by {apart:.1e}, for instance by overflow")
+    if wanted.dtype == torch.float32 and not apart <= _EQUAL:
         raise NotAViT(f"the lean path's features differ from the model's by {apart:.1e}")
     return found
 

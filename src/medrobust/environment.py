@@ -37,9 +37,18 @@ def describe(
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "dtype": dtype,
-        "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
+        "tf32": _tf32() if device.type == "cuda" else "no",
         "threads": threads,
         "batch": batch,
         "kernels": list(kernels),
         "noise": noise,
     }
+
+
+def _tf32() -> str:
+    """Where a GPU rounds float32 to 10 bits before it multiplies."""
+    places = {
+        "matrix products": torch.backends.cuda.matmul.allow_tf32,
+        "convolutions": torch.backends.cudnn.allow_tf32,
+    }
+    return ", ".join(name for name, used in places.items() if used) or "no"

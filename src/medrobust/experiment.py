@@ -80,11 +80,13 @@ class Experiment(BaseModel):
     skip_broken: bool = False
 
     @model_validator(mode="after")
-    def _labels_differ(self) -> "Experiment":
+    def _agrees_with_itself(self) -> "Experiment":
         labels = [choice.called for choice in self.defences]
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice:
             raise ValueError(f"two defences are called {twice!r}; give one a label of its own")
+        if not self.lean and (self.dtype != "float32" or self.compile):
+            raise ValueError("only the lean path knows other number formats and compiling; leave out lean: false")
         if len(set(self.sigmas)) < len(self.sigmas):
             raise ValueError("a sigma is named twice")
         return self

@@ -21,7 +21,8 @@ from medrobust.smoothing.certify import Smoothing
 from medrobust.smoothing.noise import kernel
 from medrobust.smoothing.sampling import Sampler
 
-MAY_CHANGE = {"limit"}  # of a run that goes on: more images
+# of a run that goes on: more images; and what its environment.json, not its experiment.yaml, holds it to
+MAY_CHANGE = {"limit", "batch", "compile", "threads"}
 
 
 @dataclass(frozen=True)

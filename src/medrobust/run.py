@@ -105,8 +105,9 @@ def certify_all(bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, journa
         missing = [[f for f in fitted if Key(item, s.sigma, f.label) not in there] for s in levels]
         image = bench.data.read(number).to(bench.model.device) if any(missing) else None
         for done, (smoothing, wanted) in enumerate(zip(levels, missing, strict=True), number * len(levels) + 1):
-            if wanted and image is not None:
-                journal.append(certify_image(image, item, label, wanted, smoothing, sampler, seed=experiment.seed))
+            if wanted and image is not None:  # all of them again: heads in one product share its last bits
+                rows = certify_image(image, item, label, fitted, smoothing, sampler, seed=experiment.seed)
+                journal.append([row for row in rows if row.key not in there])
             tell.progress("certify", done, total)
 
 

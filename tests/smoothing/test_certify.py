@@ -244,6 +244,7 @@ def test_a_radius_that_the_draws_cannot_reach_is_refused_where_it_is_the_smalles
         ({"radii": ()}, r"radii are \[\]"),
         ({"radii": (0.1, -1.0)}, "not negative"),
         ({"radii": (float("nan"),)}, "must be finite"),
+        ({"radii": (0.25, 0.1, 0.25)}, "named twice"),
     ],
 )
 def test_bad_looks_and_radii_are_refused(change: dict, sentence: str) -> None:

@@ -54,6 +54,8 @@ class Smoothing:
             )
         if not self.radii or not all(math.isfinite(radius) and radius >= 0 for radius in self.radii):
             raise SmoothingError(f"radii are {list(self.radii)}, must be finite numbers that are not negative")
+        if len(set(self.radii)) < len(self.radii):
+            raise SmoothingError(f"radii are {list(self.radii)}, one of them is named twice")
         if self.stopping == "spending" and not self.rule.reachable:
             reach = largest_radius(self.estimation, self.alpha, self.sigma)
             raise SmoothingError(

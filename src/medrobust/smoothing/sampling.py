@@ -174,7 +174,8 @@ class _Heads:
             found[:, row] = answers(head(features))
         for rows, stack in self._stacks:
             logits = (features @ stack.flatten(0, 1).T).view(len(features), *stack.shape[:2])
-            found[:, rows] = torch.where(logits.isfinite().all(dim=1), logits.nan_to_num().argmax(dim=1), -1)
+            largest, best = logits.max(dim=1)  # many times faster than argmax, and NaN where one of them is
+            found[:, rows] = torch.where(largest.isfinite(), best, -1)
         return found
 
 
