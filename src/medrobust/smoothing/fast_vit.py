@@ -64,7 +64,7 @@ class LeanEncoder:
         clean = unfold(normalised[None], vit.patch.shape[-1])[0] @ self._patch + vit.positions[1:].float()
         if vit.patch_bias is not None:
             clean = clean + vit.patch_bias.float()
-        return clean, (vit.class_token + vit.positions[0]).float()
+        return clean, vit.class_token.float() + vit.positions[0].float()
 
 
 @torch.no_grad()
@@ -164,8 +164,6 @@ def unfold(images: Images, side: int) -> Float[Tensor, "batch patches pixels"]:
 
 def _cholesky(patch: Float[Tensor, "width pixels"]) -> Float[Tensor, "width width"] | None:
     """L with L L^T = W' W'^T; None where there is none."""
-    if not patch.isfinite().all():
-        return None
     factor, failed = torch.linalg.cholesky_ex(patch @ patch.T)
     return None if bool(failed) else factor
 
