@@ -261,12 +261,12 @@ def test_an_output_folder_that_cannot_be_written(
 def test_a_full_disk(
     tmp_path: Path, model: list[str], picture_folder: Path, task_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import medrobust.results.records as records
+    import medrobust.results.journal as journal
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records.os, "fsync", full)
+    monkeypatch.setattr(journal.os, "fsync", full)
     result = certify(tmp_path / "run", model, picture_folder, "--task", task_file)
     refused(result, "the disk is full", "first 0 rows are safe", code=1)
 

@@ -3,7 +3,6 @@
 import math
 import os
 import platform
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,7 @@ def available_threads() -> int:
         return cores
 
 
-def describe(
-    device: torch.device, *, threads: int, batch: int, kernels: Sequence[str], noise: str, dtype: str
-) -> dict[str, Any]:
+def describe(device: torch.device, *, threads: int) -> dict[str, Any]:
     """What decides the last bits of a forward pass; goes into environment.json."""
     return {
         "medrobust": __version__,
@@ -36,12 +33,8 @@ def describe(
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "dtype": dtype,
         "tf32": _tf32() if device.type == "cuda" else "no",
         "threads": threads,
-        "batch": batch,
-        "kernels": list(kernels),
-        "noise": noise,
     }
 
 

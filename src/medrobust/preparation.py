@@ -23,6 +23,9 @@ from medrobust.smoothing.sampling import Sampler
 
 # of a run that goes on: more images; and what its environment.json, not its experiment.yaml, holds it to
 MAY_CHANGE = {"limit", "batch", "compile", "threads"}
+# how an experiment is certified: nothing to an attack on it
+CERTIFYING = {"sigmas", "alpha", "selection", "n", "stopping", "look", "radii", "lean", "dtype"}
+ROWS = ("certified.jsonl", "attacked.jsonl")
 
 
 @dataclass(frozen=True)
@@ -97,15 +100,16 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
-def claim(out: Path, experiment: Experiment) -> None:
+def claim(out: Path, experiment: Experiment, *, attack: bool = False) -> None:
     """Make the run folder this experiment's own, or see that it is; a run may be extended, and told anew.
 
+    Certificates and attacks of one experiment share a folder; how it is certified matters to certificates alone.
     Raises RunError where it is another's or cannot be written.
     """
     path = out / "experiment.yaml"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not (path.exists() and (out / "certified.jsonl").exists()):
+        if not (path.exists() and begun(out)):
             path.write_text(to_yaml(experiment), encoding="utf-8")
             return
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -113,8 +117,15 @@ def claim(out: Path, experiment: Experiment) -> None:
         raise cannot_write(out, error) from error
     now = experiment.model_dump(mode="json")
     may_change = MAY_CHANGE | ({"radii"} if experiment.stopping == "fixed" else set())  # else they decide when to stop
+    if attack or not (out / "certified.jsonl").exists():
+        may_change |= CERTIFYING
     for key in (key for key in now if key not in may_change and before.get(key) != now[key]):
         raise RunError(f"{out} holds a run with {key} = {before.get(key)}, asked for {now[key]}; use another --out")
+
+
+def begun(out: Path) -> bool:
+    """Whether a folder holds rows of any kind."""
+    return any((out / name).exists() for name in ROWS)
 
 
 def keep_experiment(out: Path, experiment: Experiment) -> None:
@@ -131,7 +142,7 @@ def recorded_environment(out: Path) -> dict[str, Any]:
     Raises RunError where the file cannot be read.
     """
     path = out / "environment.json"
-    if not (path.exists() and (out / "certified.jsonl").exists()):
+    if not (path.exists() and begun(out)):
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -144,21 +155,25 @@ def encoding_of(experiment: Experiment, recorded: Mapping[str, Any]) -> Encoding
     """What an experiment wants of its encoder; what it leaves open is as in the record of a run that goes on."""
     before = recorded.get("environment", {})
     batch, compiled = experiment.batch, experiment.compile
-    if before:
+    if "kernels" in before:  # not where the folder was begun by an attack
         batch = batch or before.get("batch")
-        compiled = any("inductor" in kernel for kernel in before.get("kernels", [])) if compiled is None else compiled
+        compiled = any("inductor" in kernel for kernel in before["kernels"]) if compiled is None else compiled
     return Encoding(batch, experiment.lean, compiled, getattr(torch, experiment.dtype))
 
 
-def keep_environment(out: Path, bench: Bench, states: Mapping[str, str], sampler: Sampler) -> dict[str, Any]:
+def keep_environment(
+    out: Path, bench: Bench, states: Mapping[str, str], sampler: Sampler | None = None
+) -> dict[str, Any]:
     """Write environment.json, or see that a resumed run has the same one.
 
-    `states`: the hash of what each defence learned. Raises RunError naming what differs.
+    `states`: the hash of what each defence learned; an attack has no `sampler`. Raises RunError naming what differs.
     """
     found = environment_of(bench, states, sampler)
     recorded = recorded_environment(out)
     if recorded:
-        check_same(out, recorded, found)
+        certified = (out / "certified.jsonl").exists()
+        check_same(out, recorded, found if certified else environment_of(bench, states))
+        found = {part: {**recorded.get(part, {}), **values} for part, values in found.items()}
     try:
         (out / "environment.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -166,18 +181,19 @@ def keep_environment(out: Path, bench: Bench, states: Mapping[str, str], sampler
     return found
 
 
-def environment_of(bench: Bench, states: Mapping[str, str], sampler: Sampler) -> dict[str, Any]:
+def environment_of(bench: Bench, states: Mapping[str, str], sampler: Sampler | None = None) -> dict[str, Any]:
     """Versions, kernels, model, task and states: what a run's numbers come from."""
     model, task = bench.model, bench.task
+    environment = describe(model.device, threads=torch.get_num_threads())
+    if sampler is not None:
+        environment |= {
+            "dtype": bench.experiment.dtype,
+            "batch": sampler.batch,
+            "kernels": list(sampler.kernels),
+            "noise": kernel(model.device),
+        }
     return {
-        "environment": describe(
-            model.device,
-            threads=torch.get_num_threads(),
-            batch=sampler.batch,
-            kernels=sampler.kernels,
-            noise=kernel(model.device),
-            dtype=bench.experiment.dtype,
-        ),
+        "environment": environment,
         "model": {"name": model.name, "sha256": model.sha256, "licence": model.licence},
         "task": {
             "name": task.name,
@@ -197,6 +213,6 @@ def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
             was = before.get(part, {}).get(key)
             if was != value:
                 raise RunError(
-                    f"{out} was begun with {part} {key} = {was!r}, now it is {value!r}; certificates of both must not "
-                    "be mixed: use another --out"
+                    f"{out} was begun with {part} {key} = {was!r}, now it is {value!r}; rows of both must not be mixed"
+                    ": use another --out"
                 )

@@ -1,17 +1,14 @@
 """Carry out an experiment: fit what is not fitted, certify image after image, tell the result, resume."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from medrobust.encoding import make_sampler, seconds_a_copy
 from medrobust.errors import RunError
 from medrobust.experiment import Experiment, load_experiment
 from medrobust.fitting import Fitted, fit_all, tuned_on
+from medrobust.pictures import png
 from medrobust.preparation import (
     Bench,
     Reporter,
@@ -26,7 +23,7 @@ from medrobust.preparation import (
     recorded_environment,
     smoothings,
 )
-from medrobust.results import Journal, Key, Row, read_rows
+from medrobust.results import CERTIFIED, Journal, Key, Row, read_rows
 from medrobust.results.folder import publish
 from medrobust.smoothing.certify import Certificate, Smoothing, certify, clean_answers
 from medrobust.smoothing.sampling import Sampler, encoders
@@ -52,7 +49,7 @@ def run(experiment: Experiment, out: Path, *, reporter: Reporter | None = None) 
     sampler = sampler_of(bench, fitted, recorded_environment(out), tell)
     environment = keep_environment(out, bench, {f.label: f.sha256 for f in fitted}, sampler)
     plan = [Key(i, sigma, f.label) for i in bench.data.ids for sigma in experiment.sigmas for f in fitted]
-    with Journal.open(out / "certified.jsonl", plan) as journal:
+    with Journal.open(out / "certified.jsonl", plan, CERTIFIED) as journal:
         keep_experiment(out, experiment)
         left = len(journal.remaining) / len(plan)
         for line in forecast(bench, [f.classifier for f in fitted], sampler, left=left):
@@ -88,7 +85,7 @@ def reopen(folder: Path, reporter: Reporter | None = None) -> Reopened:
     """
     tell = reporter or Reporter()
     recorded = recorded_environment(folder)
-    if not recorded:
+    if not recorded or not (folder / "certified.jsonl").exists():
         raise RunError(f"{folder} is no run folder: it has no certified.jsonl with its environment.json")
     bench = prepare(load_experiment(folder / "experiment.yaml"))
     fitted = fit_all(bench, folder, tell, learn=False)
@@ -97,7 +94,9 @@ def reopen(folder: Path, reporter: Reporter | None = None) -> Reopened:
     return Reopened(bench, fitted, sampler)
 
 
-def certify_all(bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, journal: Journal, tell: Reporter) -> None:
+def certify_all(
+    bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, journal: Journal[Row], tell: Reporter
+) -> None:
     """Append the rows that are not yet there, one pass over the noise for each image and noise level."""
     experiment, levels, there = bench.experiment, smoothings(bench.experiment), journal.done
     total = len(bench.data) * len(levels)
@@ -155,20 +154,14 @@ def forecast(bench: Bench, classifiers: Sequence[Classifier], sampler: Sampler, 
 
 def gallery(bench: Bench, out: Path, count: int = 8) -> list[dict[str, Any]]:
     """A few of the certified images for the report: one a class as far as they go."""
-    from PIL import Image as Picture
-
     answers: dict[str, dict[str, Any]] = {}
     for row in read_rows(out / "certified.jsonl"):
         if row.sigma == bench.experiment.sigmas[0]:
             answers.setdefault(row.id, {})[row.defence] = {"answer": row.prediction, "radius": row.radius}
     shown = []
     for number in range(min(count, len(bench.data))):
-        pixels = (bench.data.read(number) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        file = io.BytesIO()
-        Picture.fromarray(pixels).save(file, "PNG")
-        png = base64.b64encode(file.getvalue()).decode()
-        item = bench.data.ids[number]
-        shown.append({"png_base64": png, "label": bench.data.targets[number], "answers": answers.get(item, {})})
+        item, picture = bench.data.ids[number], png(bench.data.read(number))
+        shown.append({"png_base64": picture, "label": bench.data.targets[number], "answers": answers.get(item, {})})
     return shown
 
 

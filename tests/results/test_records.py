@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from specimens import specimen, study
 
 from medrobust.errors import RunError
-from medrobust.results.records import Journal, Key, from_line, read_rows, recompute, to_line
+from medrobust.results.journal import Journal
+from medrobust.results.records import CERTIFIED, Key, from_line, read_rows, recompute, to_line
 from medrobust.smoothing import bounds
 from medrobust.smoothing.sequential import certified_radius
 
@@ -26,7 +27,7 @@ WHOLE = "".join(map(to_line, ROWS)).encode()
 
 def write(path: Path, plan: list[Key] = PLAN, batch: int = 2) -> bytes:
     by_key = {row.key: row for row in ROWS}
-    with Journal.open(path, plan) as journal:
+    with Journal.open(path, plan, CERTIFIED) as journal:
         left = list(journal.remaining)
         for start in range(0, len(left), batch):
             journal.append([by_key[key] for key in left[start : start + batch]])
@@ -129,7 +130,7 @@ def test_a_wrong_line_names_file_and_line(tmp_path: Path, change: dict, said: st
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
     with pytest.raises(RunError, match="line 2"):
-        Journal.open(path, PLAN)
+        Journal.open(path, PLAN, CERTIFIED)
     assert path.read_text() == "".join(lines)
 
 
@@ -168,7 +169,7 @@ def test_an_unreadable_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
 def test_a_longer_plan_goes_on(tmp_path_factory: pytest.TempPathFactory, limit: int, batch: int) -> None:
     path = tmp_path_factory.mktemp("run") / "certified.jsonl"
     write(path, PLAN[:limit], batch)
-    with Journal.open(path, PLAN) as journal:
+    with Journal.open(path, PLAN, CERTIFIED) as journal:
         assert journal.done == set(PLAN[:limit])
         assert list(journal.remaining) == PLAN[limit:]
     assert write(path, batch=batch) == WHOLE
@@ -179,14 +180,14 @@ def test_another_plan_is_refused_and_the_file_left_as_it_was(tmp_path: Path, pla
     path = tmp_path / "certified.jsonl"
     path.write_bytes(WHOLE + b'{"torn')
     with pytest.raises(RunError, match="use another --out"):
-        Journal.open(path, plan)
+        Journal.open(path, plan, CERTIFIED)
     assert path.read_bytes() == WHOLE + b'{"torn'
 
 
 def test_no_key_stands_twice(tmp_path: Path) -> None:
     path = tmp_path / "certified.jsonl"
     with pytest.raises(RunError, match="twice"):
-        Journal.open(path, [PLAN[0], PLAN[0]])
+        Journal.open(path, [PLAN[0], PLAN[0]], CERTIFIED)
     path.write_bytes(WHOLE + to_line(ROWS[0]).encode())
     with pytest.raises(RunError, match=f"line {len(ROWS) + 1}: a second row"):
         read_rows(path)
@@ -194,7 +195,7 @@ def test_no_key_stands_twice(tmp_path: Path) -> None:
 
 def test_rows_out_of_order_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "certified.jsonl"
-    with Journal.open(path, PLAN[:2]) as journal:
+    with Journal.open(path, PLAN[:2], CERTIFIED) as journal:
         for wrong in (ROWS[1:2], [ROWS[0], ROWS[0]], ROWS[:3]):
             with pytest.raises(RunError, match="plan"):
                 journal.append(wrong)
@@ -205,7 +206,7 @@ def test_rows_out_of_order_are_refused(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_what_was_safe_and_the_run_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "certified.jsonl"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Journal.open(path, PLAN) as journal:
+    with Journal.open(path, PLAN, CERTIFIED) as journal:
         journal.append(ROWS[:2])
         safe = path.read_bytes()
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(safe) + 40, hard))  # the kernel takes 40 bytes, then none
@@ -225,7 +226,7 @@ def test_no_space_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = tmp_path / "certified.jsonl"
-    with Journal.open(path, PLAN) as journal:
+    with Journal.open(path, PLAN, CERTIFIED) as journal:
         journal.append(ROWS[:1])
         with monkeypatch.context() as patch:
             patch.setattr(os, failing, full)
@@ -238,14 +239,14 @@ def test_appending_is_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     sizes: list[int] = []
     write_there = os.write
     monkeypatch.setattr(os, "write", lambda to, data: sizes.append(len(data)) or write_there(to, data))
-    with Journal.open(tmp_path / "certified.jsonl", PLAN) as journal:
+    with Journal.open(tmp_path / "certified.jsonl", PLAN, CERTIFIED) as journal:
         journal.append(ROWS)
     assert sizes == [len(WHOLE)]
 
 
 def test_another_writer_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "certified.jsonl"
-    with Journal.open(path, PLAN) as journal:
+    with Journal.open(path, PLAN, CERTIFIED) as journal:
         write(path)
         with pytest.raises(RunError, match="another process"):
             journal.append(ROWS[:1])
@@ -256,14 +257,14 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypa
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file" / "certified.jsonl"):
         with pytest.raises(RunError, match="cannot be written"):
-            Journal.open(path, PLAN)
+            Journal.open(path, PLAN, CERTIFIED)
 
     def read_only(*_: object) -> int:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "open", read_only)
     with pytest.raises(RunError, match="no permission"):
-        Journal.open(tmp_path / "certified.jsonl", PLAN)
+        Journal.open(tmp_path / "certified.jsonl", PLAN, CERTIFIED)
 
 
 def test_a_missing_file_says_what_to_run(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from medrobust.attacks.draws import Draws
 from medrobust.attacks.errors import AttackError
 from medrobust.errors import nearest
+from medrobust.levels import eps_text
 from medrobust.types import Images
 
 Norm = Literal["linf", "l2"]
@@ -56,9 +57,7 @@ class Ball:
         return cls(known[name], _number(eps))
 
     def __str__(self) -> str:
-        levels = self.eps * 255
-        whole = round(levels)
-        return f"{self.norm} {whole}/255" if whole and abs(levels - whole) < 1e-6 else f"{self.norm} {self.eps:g}"
+        return f"{self.norm} {eps_text(self.eps)}"
 
     def reach(self, images: Images) -> float:
         """The radius used inside: eps less what float32 pixels can lose by rounding, so that eps is never exceeded.

@@ -7,8 +7,8 @@ from typing import Any
 from medrobust.attacks.smoothadv import smooth_adv
 from medrobust.auditing import sample
 from medrobust.auditing.depth import Depth
-from medrobust.auditing.pictures import pictures
 from medrobust.fitting import Fitted, tuned_on
+from medrobust.pictures import pictures
 from medrobust.preparation import Reporter, smoothings
 from medrobust.results import Row
 from medrobust.run import Reopened

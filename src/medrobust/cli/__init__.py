@@ -10,6 +10,7 @@ from medrobust import __version__
 # imported in the order in which the help lists their commands
 from medrobust.cli import certifying as certifying
 from medrobust.cli import auditing as auditing
+from medrobust.cli import attacking as attacking
 from medrobust.cli import learning as learning
 from medrobust.cli import asking as asking
 

@@ -94,7 +94,7 @@ def reporter() -> "Iterator[Reporter]":
         def show(title: str, done: int, total: int) -> None:
             if title not in bars:
                 bars[title] = progress.add_task(title, total=total)
-            progress.update(bars[title], completed=done)
+            progress.update(bars[title], completed=done, total=total)
 
         yield Reporter(lambda text: console.print(text, markup=False), show)
 

@@ -23,7 +23,7 @@ from medrobust.cli.app import (
 from medrobust.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medrobust.experiment import Choice, Experiment
+    from medrobust.experiment import Experiment
 
 
 @command
@@ -92,14 +92,15 @@ def certify(
     as_json: Json = False,
 ) -> None:
     """Certify images under one or several defences, in one pass over the noise for each encoder."""
-    from medrobust.experiment import Choice, checked
+    from medrobust.cli.choices import chosen
+    from medrobust.experiment import checked
 
     values: dict[str, Any] = {
         "model": model, "revision": revision, "data": data, "task": task, "split": split, "limit": limit,
         "sigmas": sigma, "n": n, "stopping": stopping, "compile": compile_, "lean": lean, "dtype": dtype,
         "selection": n0, "alpha": alpha, "seed": seed, "device": device, "batch": batch, "threads": threads,
         "fit_data": fit_data, "fit_split": fit_split, "skip_broken": skip_broken,
-        "defences": _told_apart([_with_mode_of_state(Choice.model_validate(text)) for text in defence]),
+        "defences": chosen(defence),
     }  # fmt: skip
     if radii is not None:
         values["radii"] = _numbers(radii)
@@ -126,27 +127,6 @@ def _carry_out(experiment: "Experiment", out: Path, as_json: bool) -> None:
     with reporter() as told:
         summary = carry_out(experiment, out, reporter=told)
     tell(summary, out, as_json)
-
-
-def _with_mode_of_state(choice: "Choice") -> "Choice":
-    """A state given without a mode is called after the mode it was learned in."""
-    if choice.state is None or choice.settings:
-        return choice
-    from medrobust.defences.state import load_state
-
-    mode = load_state(Path(choice.state))[1].settings.get("mode")
-    return choice.model_copy(update={"settings": {"mode": mode}}) if mode else choice
-
-
-def _told_apart(choices: list["Choice"]) -> list["Choice"]:
-    """Two states of one defence are called after their folders."""
-    called = [choice.called for choice in choices if choice.state]
-    return [
-        choice.model_copy(update={"label": f"{choice.called} ({Path(choice.state).parent.name or choice.state})"})
-        if choice.state and called.count(choice.called) > 1
-        else choice
-        for choice in choices
-    ]
 
 
 def _numbers(text: str) -> list[float]:

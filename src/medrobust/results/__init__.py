@@ -1,6 +1,7 @@
 """What a run leaves behind: rows, tables, and the report (`medrobust.results.report`); all without torch."""
 
-from medrobust.results.records import Journal as Journal
+from medrobust.results.journal import Journal as Journal
+from medrobust.results.records import CERTIFIED as CERTIFIED
 from medrobust.results.records import Key as Key
 from medrobust.results.records import Row as Row
 from medrobust.results.records import read_rows as read_rows

@@ -1,19 +1,12 @@
-"""Certificates on disk: one JSON line a row, appended whole, resumed where they stopped.
+"""Certificates on disk: one JSON line a row. A row alone is enough to recompute its radius."""
 
-A row alone is enough to recompute its radius. A run that was interrupted and resumed ends with the same bytes as one
-that was not, because rows are written in one planned order and a half-written last line is cut off.
-"""
-
-import errno
 import json
 import math
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from medrobust.errors import RunError, StorageError
+from medrobust.results.journal import Form, read
 from medrobust.smoothing.sequential import Stopping, certified_radius
 
 SCHEMA_VERSION = 2
@@ -27,6 +20,9 @@ class Key(NamedTuple):
     id: str
     sigma: float
     defence: str
+
+    def __str__(self) -> str:
+        return f"{self.id} at sigma {self.sigma:g} under {self.defence}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,136 +152,9 @@ def recompute(row: Row) -> float:
     return found or 0.0
 
 
+CERTIFIED = Form(to_line, from_line, parts="images, sigmas or defences", command="certify")
+
+
 def read_rows(path: Path) -> list[Row]:
     """All whole rows of a file; a torn last line is left out. Raises RunError naming file and line."""
-    try:
-        return _scan(path)[0]
-    except FileNotFoundError:
-        raise RunError(f"{path} does not exist; run `medrobust certify` into that folder first") from None
-    except OSError as problem:
-        raise RunError(f"{path} cannot be read ({_reason(problem)})") from problem
-
-
-def _scan(path: Path) -> tuple[list[Row], int]:
-    """The whole rows of a file, and how many bytes they take from its start."""
-    *lines, torn = path.read_bytes().split(b"\n")
-    rows: list[Row] = []
-    keys: set[Key] = set()
-    size = 0
-    for number, line in enumerate(lines, 1):
-        try:
-            row = from_line(line.decode())
-        except ValueError as problem:
-            unreadable = isinstance(problem, json.JSONDecodeError | UnicodeDecodeError)
-            if unreadable and number == len(lines) and not torn:
-                break
-            reason = "not readable" if unreadable else str(problem)
-            raise RunError(f"{path}, line {number}: {reason}; restore the file or use another --out") from problem
-        if row.key in keys:
-            raise RunError(f"{path}, line {number}: a second row for {_told(row.key)}; use another --out")
-        keys.add(row.key)
-        rows.append(row)
-        size += len(line) + 1
-    return rows, size
-
-
-class Journal:
-    """The rows of a run, appended in the order of its plan; opened with `Journal.open`, closed by `with`."""
-
-    def __init__(self, path: Path, plan: Sequence[Key], descriptor: int, count: int, size: int) -> None:
-        self._path, self._plan, self._descriptor = path, plan, descriptor
-        self._count, self._size = count, size
-
-    @classmethod
-    def open(cls, path: Path, plan: Sequence[Key]) -> "Journal":
-        """Open for appending; what is there must be the beginning of `plan`, and a torn last line is cut off.
-
-        Raises RunError where the file holds other rows (it is then left as it was) or cannot be written.
-        """
-        plan = [Key(*key) for key in plan]
-        if len(set(plan)) < len(plan):
-            raise RunError("an image, sigma and defence are asked for twice; image ids must be unique")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            rows, size = _scan(path) if path.exists() else ([], 0)
-            _check_beginning(path, [row.key for row in rows], plan)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            os.ftruncate(descriptor, size)
-        except OSError as problem:
-            raise RunError(f"{path} cannot be written ({_reason(problem)}); use another --out") from problem
-        return cls(path, plan, descriptor, len(rows), size)
-
-    @property
-    def done(self) -> set[Key]:
-        """The keys whose rows are on disk."""
-        return set(self._plan[: self._count])
-
-    @property
-    def remaining(self) -> Sequence[Key]:
-        """The keys still to come, in their order."""
-        return self._plan[self._count :]
-
-    def append(self, rows: Sequence[Row]) -> None:
-        """Add whole lines in one write and see them onto the disk; all of them, or none and a StorageError."""
-        wanted = self._plan[self._count : self._count + len(rows)]
-        for key, row in zip(wanted, rows, strict=False):
-            if row.key != key:
-                raise RunError(f"{self._path}: {_told(row.key)} came where {_told(key)} was planned")
-        if len(wanted) < len(rows):
-            raise RunError(f"{self._path}: {_told(rows[len(wanted)].key)} came after the end of the plan")
-        if os.fstat(self._descriptor).st_size != self._size:
-            raise RunError(f"{self._path} was changed by another process; end it, then run the same command again")
-        data = "".join(map(to_line, rows)).encode()
-        try:
-            _write(self._descriptor, data, self._size)
-        except OSError as problem:
-            raise StorageError(
-                f"{self._path} cannot be written ({_reason(problem)}); its first {self._count} rows are safe, "
-                "and the same command goes on after them once that is mended"
-            ) from problem
-        self._count += len(rows)
-        self._size += len(data)
-
-    def close(self) -> None:
-        """Give the file back; nothing is left to write."""
-        os.close(self._descriptor)
-
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _write(descriptor: int, data: bytes, size: int) -> None:
-    rest = memoryview(data)
-    try:
-        while rest:  # a second round only where the disk took a part: it then says why
-            rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    except OSError:
-        os.ftruncate(descriptor, size)
-        raise
-
-
-def _check_beginning(path: Path, found: Sequence[Key], plan: Sequence[Key]) -> None:
-    for number, (key, wanted) in enumerate(zip(found, plan, strict=False), 1):
-        if key != wanted:
-            raise RunError(
-                f"{path} holds other images, sigmas or defences (line {number}: {_told(key)}, asked for "
-                f"{_told(wanted)}); use another --out"
-            )
-    if len(found) > len(plan):
-        raise RunError(f"{path} holds {len(found)} rows, asked for its first {len(plan)}; use another --out")
-
-
-def _told(key: Key) -> str:
-    return f"{key.id} at sigma {key.sigma:g} under {key.defence}"
-
-
-def _reason(problem: OSError) -> str:
-    if problem.errno == errno.ENOSPC:
-        return "the disk is full"
-    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "no permission to write there"
-    return problem.strerror or str(problem)
+    return read(path, CERTIFIED)

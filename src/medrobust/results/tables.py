@@ -107,14 +107,14 @@ def _block(sigma: float, defences: dict[str, list[Row]], radii: Sequence[float])
         "images": images,
         "defences": list(defences),
         "certified_accuracy": {
-            name: {number_key(radius): _share_of(certified(row, radius) for row in rows) for radius in radii}
+            name: {number_key(radius): share_of(certified(row, radius) for row in rows) for radius in radii}
             for name, rows in defences.items()
         },
-        "clean_accuracy": {name: _share_of(row.clean == row.label for row in rows) for name, rows in defences.items()},
+        "clean_accuracy": {name: share_of(row.clean == row.label for row in rows) for name, rows in defences.items()},
         "robust_accuracy": {},
-        "abstained": {name: _share_of(row.prediction is None for row in rows) for name, rows in defences.items()},
+        "abstained": {name: share_of(row.prediction is None for row in rows) for name, rows in defences.items()},
         "certified_wrong": {
-            name: _share_of(row.prediction is not None and not row.correct for row in rows)
+            name: share_of(row.prediction is not None and not row.correct for row in rows)
             for name, rows in defences.items()
         },
         "average_certified_radius": {
@@ -136,7 +136,8 @@ def share(hits: int, total: int) -> dict[str, float | int]:
     return dict(_interval(hits, total)._asdict())
 
 
-def _share_of(hits: Iterable[bool]) -> dict[str, float | int]:
+def share_of(hits: Iterable[bool]) -> dict[str, float | int]:
+    """The share of those that hold."""
     found = list(hits)
     return share(sum(found), len(found))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medrobust.results.records import Row
+from medrobust.results.report.attacked import Notes, attack_headline, attack_section, attacked_markdown
 from medrobust.results.report.audited import Audit, all_findings, audit_markdown, checks, sentence_of, verdict
 from medrobust.results.report.curve import GRID, INK, PAPER, curve_svg
 from medrobust.results.report.markdown import markdown_table, radius_text, span
@@ -24,17 +25,19 @@ def write_report(
     model: Mapping[str, Any],
     examples: Sequence[Mapping[str, Any]] | None = None,
     audit: Audit | None = None,
+    notes: Notes | None = None,
 ) -> Path:
     """Write report.html, certified_accuracy.svg and results.md into a run folder; the page's path comes back.
 
     `task` has title, classes (in label order), source, licence; `model` name, licence, sha256, source. An example has
     png_base64, label (class number or text), answers: {defence: {"answer": class number, text or None where it
-    abstains, "radius": l2}} and, if it likes, their sigma; `audit` is what audit.json holds. The same arguments give
-    the same bytes. Raises RunError where the folder cannot be written.
+    abstains, "radius": l2}} and, if it likes, their sigma; `audit` is what audit.json holds, `notes` what
+    attacked.json holds. The same arguments give the same bytes. Raises RunError where the folder cannot be written.
     """
     page = run_folder / "report.html"
-    replace_text(run_folder / "certified_accuracy.svg", curve_svg(summary, rows))
-    replace_text(run_folder / "results.md", markdown_table(summary) + (f"\n{audit_markdown(audit)}" if audit else ""))
+    if summary["sigmas"]:
+        replace_text(run_folder / "certified_accuracy.svg", curve_svg(summary, rows))
+    replace_text(run_folder / "results.md", _markdown(summary, audit))
     groups = grouped(rows)
     classes = [str(name) for name in task["classes"]]
     parts = [
@@ -50,19 +53,29 @@ def write_report(
     text = _template().render(
         task=task,
         model=model,
-        headline=headline(summary, rows),
+        headline=headline(summary, rows) if parts else attack_headline(summary),
         parts=parts,
         tuned=any(scope != "model" for part in parts for scope in part["scopes"]),
         alphas=sorted({row.alpha for row in rows}),
-        expected=summary["expected_false_certificates"],
+        expected=summary.get("expected_false_certificates"),
         images=summary["images"],
         attacked=_attacked(summary),
+        attack=attack_section(summary, notes or {}, classes) if "attack" in summary else None,
         audit=_audited(audit) if audit else None,
         gallery=[_example(example, classes, summary["scope"]) for example in examples or ()],
         settings=[("Experiment", list(_flat(experiment))), ("Environment", list(_flat(environment)))],
     )
     replace_text(page, text)
     return page
+
+
+def _markdown(summary: Summary, audit: Audit | None) -> str:
+    tables = [
+        markdown_table(summary) if summary["sigmas"] else "",
+        attacked_markdown(summary) if "attack" in summary else "",
+        audit_markdown(audit) if audit else "",
+    ]
+    return "\n".join(table for table in tables if table)
 
 
 def _template() -> Any:
@@ -140,8 +153,9 @@ def _inline(svg: str, prefix: str) -> Any:
 
 
 def _attacked(summary: Summary) -> list[dict[str, Any]]:
+    scopes = {**summary["scope"], **summary.get("attack", {}).get("scope", {})}
     return [
-        {"defence": name, "attack": attack, "share": part, "scope": summary["scope"].get(name, "model")}
+        {"defence": name, "attack": attack, "share": part, "scope": scopes.get(name, "model")}
         for name, attacks in summary["robust_accuracy"].items()
         for attack, part in attacks.items()
     ]

@@ -10,10 +10,17 @@ from medrobust.types import Image
 
 def pictures(clean: Image, attacked: Image) -> dict[str, str]:
     """PNGs in base64: the image, the attacked one, and their difference, stretched so that grey is none of it."""
-    offset = attacked - clean
-    largest = float(offset.abs().max())
-    shown = {"clean": clean, "attacked": attacked, "difference": 0.5 + offset / (2 * largest or 1.0)}
+    shown = {
+        "clean": clean,
+        "attacked": attacked,
+        "difference": 0.5 + magnification(clean, attacked) * (attacked - clean),
+    }
     return {name: png(image) for name, image in shown.items()}
+
+
+def magnification(clean: Image, attacked: Image) -> float:
+    """The factor by which their difference is stretched, so that its largest pixel is black or white."""
+    return 1 / (2 * float((attacked - clean).abs().max()) or 1.0)
 
 
 def png(image: Image) -> str:

@@ -1,0 +1,125 @@
+"""How an experiment is attacked: the attacks, the ball, and what decides the last bits; kept as attack.yaml."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medrobust.attacks import ATTACKS, Attack, AttackError, Ball, make
+from medrobust.attacks.apgd import Apgd
+from medrobust.attacks.fab import Fab
+from medrobust.attacks.pgd import Pgd
+from medrobust.attacks.square import Square
+from medrobust.attacks.suite import standard_set
+from medrobust.errors import RunError, cannot_write
+from medrobust.experiment import Experiment
+
+WHOLE = "autoattack"
+_GRADIENT = 3  # a forward and a backward pass, in forward passes
+
+
+class AttackSettings(BaseModel):
+    """Attacks by name, one after the other at the images still right; eps in pixels of [0, 1].
+
+    `sigma` is the noise with which prompts that are tuned on the input are tuned, on the clean image, before they are
+    frozen and attacked. `batch` images are attacked at once; it decides the last bits of an attack.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attacks: tuple[str, ...] = Field((WHOLE,), min_length=1)
+    norm: str = "linf"
+    eps: float = 8 / 255
+    sigma: float | None = Field(None, gt=0)
+    batch: int = Field(64, ge=1)
+
+    @property
+    def ball(self) -> Ball:
+        """Raises AttackError for an eps or a norm that cannot be meant."""
+        return Ball.parse(self.norm, self.eps)
+
+    @property
+    def name(self) -> str:
+        """What tables call the set."""
+        return "+".join(self.attacks)
+
+
+def check(settings: AttackSettings, experiment: Experiment, tuned: list[str]) -> None:
+    """What can be told before anything is loaded; `tuned` are the defences that tune on the input.
+
+    Raises AttackError.
+    """
+    _ = settings.ball
+    for name in settings.attacks:
+        make(name)
+    if len(set(settings.attacks)) < len(settings.attacks):
+        raise AttackError(f"an attack is named twice in {settings.name}; name each once")
+    if tuned and settings.sigma is None:
+        raise AttackError(
+            f"{', '.join(tuned)} tunes its prompt on each image under noise; give its --sigma, and the prompt is "
+            "attacked as it was tuned on the clean image, or leave it out"
+        )
+    if settings.sigma is not None and not tuned:
+        raise AttackError(
+            f"--sigma {settings.sigma:g} is for defences that tune on the input, and none of these does; leave it out "
+            f"({', '.join(choice.called for choice in experiment.defences)} are attacked as deployed without noise)"
+        )
+
+
+def attacks_of(settings: AttackSettings, classes: int) -> dict[str, Attack] | None:
+    """The attacks in their order, None for the standard set; raises AttackError where there are too few classes."""
+    if settings.attacks == (WHOLE,):
+        return None
+    chosen: dict[str, Attack] = {}
+    for name in settings.attacks:
+        if classes < ATTACKS[name].fewest_classes:
+            raise AttackError(
+                f"{name} needs {ATTACKS[name].fewest_classes} classes, the task has {classes}; take apgd-margin or "
+                "apgd-t-margin"
+            )
+        chosen |= standard_set(classes) if name == WHOLE else {name: make(name)}
+    return chosen
+
+
+def passes(attacks: Mapping[str, Attack] | None, classes: int) -> int:
+    """Forward passes for an image that nothing breaks; a gradient counts as three."""
+    total = 0
+    for attack in (standard_set(classes) if attacks is None else attacks).values():
+        match attack:
+            case Apgd(targets=targets, steps=steps, restarts=restarts):
+                total += _GRADIENT * steps * restarts * max(1, min(targets, classes - 1))
+            case Fab(targets=targets, steps=steps, restarts=restarts):
+                total += (_GRADIENT + 1) * steps * restarts * min(targets, classes - 1)
+            case Pgd(steps=steps, restarts=restarts):
+                total += _GRADIENT * steps * restarts
+            case Square(queries=queries, restarts=restarts):
+                total += queries * restarts
+    return total
+
+
+def claim_settings(out: Path, settings: AttackSettings) -> None:
+    """See that the attacked images in a folder, if any, were attacked in the same way. Raises RunError."""
+    path = out / "attack.yaml"
+    if not (path.exists() and (out / "attacked.jsonl").exists()):
+        return
+    try:
+        before = AttackSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise RunError(f"{path} cannot be read ({' '.join(str(error).split())}); use another --out") from error
+    if str(before.ball) != str(settings.ball):
+        raise RunError(f"{out} holds an attack in {before.ball}, asked for {settings.ball}; use another --out")
+    for key, was in before.model_dump().items():
+        if key not in ("norm", "eps") and getattr(settings, key) != was:
+            raise RunError(
+                f"{out} holds an attack with {key} = {was}, asked for {getattr(settings, key)}; use another --out"
+            )
+
+
+def keep_settings(out: Path, settings: AttackSettings) -> None:
+    """Write attack.yaml."""
+    try:
+        text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+        (out / "attack.yaml").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(out, error) from error

@@ -1,0 +1,164 @@
+"""The work of an attack: a batch of images after another, under every defence, into rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medrobust.attacking.notes import Notes
+from medrobust.attacking.settings import AttackSettings
+from medrobust.attacks import Attack, masking
+from medrobust.attacks.attack import in_batches
+from medrobust.attacks.report import Report
+from medrobust.attacks.search import answer
+from medrobust.attacks.square import Square
+from medrobust.attacks.suite import evaluate
+from medrobust.fitting import Fitted, tuned_on
+from medrobust.preparation import Bench, Reporter
+from medrobust.results import Journal
+from medrobust.results.attacked import AttackedKey, AttackedRow, read_attacked
+from medrobust.seeds import stream
+from medrobust.types import Classifier, Images, Labels, Logits
+
+
+class Siege(NamedTuple):
+    """Everything an attack on a batch of images needs."""
+
+    bench: Bench
+    fitted: Sequence[Fitted]
+    settings: AttackSettings
+    attacks: Mapping[str, Attack] | None  # None: AutoAttack's standard set
+    tell: Reporter
+
+
+class Batch(NamedTuple):
+    """Some images of the data, read."""
+
+    ids: Sequence[str]
+    images: Images
+    labels: Labels
+
+
+def attack_all(siege: Siege, out: Path, journal: Journal[AttackedRow]) -> None:
+    """Append the rows that are not yet there, a batch of images at once.
+
+    A batch that was torn is attacked again as a whole, because batch mates decide the last bits.
+    """
+    data, size = siege.bench.data, siege.settings.batch
+    there, notes = journal.done, Notes.open(out)
+    for start in range(0, len(data), size):
+        numbers = range(start, min(start + size, len(data)))
+        keys = [AttackedKey(data.ids[number], f.label) for number in numbers for f in siege.fitted]
+        missing = [key for key in keys if key not in there]
+        if missing:
+            batch = read(siege.bench, numbers)
+            rows = {row.key: row for f in siege.fitted for row in attack_batch(siege, f, batch, notes)}
+            notes.keep(out)
+            journal.append([rows[key] for key in missing])
+        siege.tell.progress("attack", numbers.stop, len(data))
+    for f in siege.fitted:
+        found = [row for row in read_attacked(out / "attacked.jsonl") if row.defence == f.label]
+        notes.black_box[f.label] = _black_box(siege.attacks, found)
+    notes.keep(out)
+
+
+def attack_batch(siege: Siege, fitted: Fitted, batch: Batch, notes: Notes) -> list[AttackedRow]:
+    """One batch under one defence; where prompts are tuned on the input, image by image."""
+    if fitted.label not in notes.flags:
+        notes.flag(fitted.label, *probe(siege, fitted))
+    rows: list[AttackedRow] = []
+    for classifier, part in _parts(siege, fitted, batch):
+        report = evaluate(
+            classifier, part.images, part.labels, ball=siege.settings.ball, attacks=siege.attacks,
+            generator=[stream(siege.bench.experiment.seed, "attack", item) for item in part.ids],
+            batch=siege.settings.batch, probe=False, progress=siege.tell.progress,
+        )  # fmt: skip
+        notes.titles.setdefault(fitted.label, report.title)
+        notes.flag(fitted.label, *report.flags)
+        made = rows_of(siege, fitted.label, classifier, part, report)
+        for row, clean, attacked in zip(made, part.images, report.images, strict=True):
+            notes.show(row, clean, attacked)
+        rows += made
+    return rows
+
+
+def rows_of(siege: Siege, defence: str, classifier: Classifier, batch: Batch, report: Report) -> list[AttackedRow]:
+    """What was found, image by image; the answers agree with the report, which has seen them."""
+    settings = siege.settings
+    clean, attacked = (_logits(classifier, images, settings.batch) for images in (batch.images, report.images))
+    rows = []
+    for number, (item, label, by) in enumerate(zip(batch.ids, batch.labels.tolist(), report.broken_by, strict=True)):
+        before = _said(clean[number], label, right=by != "clean")
+        after = before if by in (None, "clean") else _said(attacked[number], label, right=False)
+        rows.append(AttackedRow(
+            id=item, label=label, defence=defence, scope=classifier.scope,
+            sigma=None if classifier.scope == "model" else settings.sigma, norm=settings.ball.norm,
+            eps=settings.ball.eps, attack=settings.name, standard=report.standard, clean=before, broken_by=by,
+            answer=after, distance=float(report.distance[number]), seed=siege.bench.experiment.seed,
+        ))  # fmt: skip
+    return rows
+
+
+def probe(siege: Siege, fitted: Fitted) -> list[str]:
+    """Signs of masked gradients, at a few images spread over the data."""
+    bench = siege.bench
+    few = read(bench, range(0, len(bench.data), -(-len(bench.data) // masking.PROBED)))
+    found = evaluate(
+        fitted.classifier, few.images, few.labels, ball=siege.settings.ball, attacks={}, batch=siege.settings.batch,
+        generator=[stream(bench.experiment.seed, "attack", item) for item in few.ids],
+    )  # fmt: skip
+    return list(found.flags)
+
+
+def read(bench: Bench, numbers: Sequence[int]) -> Batch:
+    """Those images, on the model's device."""
+    device = bench.model.device
+    labels = torch.tensor([bench.data.targets[number] for number in numbers], device=device)
+    return Batch([bench.data.ids[number] for number in numbers], bench.data.images(numbers).to(device), labels)
+
+
+def _parts(siege: Siege, fitted: Fitted, batch: Batch) -> Iterator[tuple[Classifier, Batch]]:
+    """The batch under the defence's classifier, or each image under its own, tuned on it."""
+    sigma, seed = siege.settings.sigma, siege.bench.experiment.seed
+    if fitted.defence.tune is None or sigma is None:
+        yield fitted.classifier, batch
+        return
+    for number, item in enumerate(batch.ids):
+        image = batch.images[number]
+        frozen = tuned_on(fitted.defence, fitted.classifier, image, sigma=sigma, seed=seed, item=item)
+        yield frozen, Batch([item], image[None], batch.labels[number : number + 1])
+
+
+def _logits(classifier: Classifier, images: Images, batch: int) -> Logits:
+    found: dict[int, Logits] = {}
+
+    def ask(part: slice) -> None:
+        found[part.start] = answer(classifier, images[part])
+
+    in_batches(len(images), batch, ask)
+    return torch.cat([found[start] for start in sorted(found)])
+
+
+def _said(logits: Float[Tensor, " classes"], label: int, *, right: bool) -> int | None:
+    """The answer, given whether it was right among other batch mates; None where the logits are not finite.
+
+    At a border the last bits, and so the batch mates, decide. What an attack was judged by counts.
+    """
+    if right:
+        return label
+    if not bool(logits.isfinite().all()):
+        return None
+    others = logits.clone()
+    others[label] = -torch.inf
+    return int(others.argmax())
+
+
+def _black_box(attacks: Mapping[str, Attack] | None, rows: Sequence[AttackedRow]) -> str | None:
+    """Whether a black-box attack broke images that every white-box attack before it left standing, over all rows."""
+    black = [name for name, one in (attacks or {"square": Square()}).items() if isinstance(one, Square)]
+    if not black or (attacks is not None and len(attacks) == len(black)):
+        return None
+    return masking.black_box_better(black[0], sum(row.broken_by == black[0] for row in rows), len(rows))
