@@ -16,6 +16,7 @@ INK, PAPER, GRID = "#1b2733", "#fefefe", "#d9dfe5"  # exact colours: the page tu
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
+_NARROW = 32  # letters of a label of which two fit side by side
 _STYLE = {
     "svg.hashsalt": "medrobust",
     "svg.fonttype": "none",
@@ -80,8 +81,14 @@ def _panel(axes: "Axes", block: Summary, rows: dict[str, list[Row]]) -> None:
     axes.set_ylabel("certified accuracy, %")
     axes.grid(visible=True, linewidth=0.6)
     axes.set_axisbelow(True)
+    longest = max(len(label) for label in axes.get_legend_handles_labels()[1])
     axes.legend(  # under the panel, where it hides nothing
-        loc="upper left", bbox_to_anchor=(-0.08, -0.15), ncols=2, fontsize=8.5, frameon=False, handlelength=3.2
+        loc="upper left",
+        bbox_to_anchor=(-0.08, -0.15),
+        ncols=2 if longest <= _NARROW else 1,
+        fontsize=8.5,
+        frameon=False,
+        handlelength=3.2,
     )
 
 
