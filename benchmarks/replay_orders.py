@@ -11,7 +11,7 @@ import numpy as np
 from replay import ESTIMATION, SIGMA, Sequences
 from speed_record import RAW
 
-from medrobust.smoothing.sequential import Boundaries, Race, Stopping, boundaries, spending_weight
+from medrobust.smoothing.sequential import Boundaries, Race, Stopping, boundaries
 
 ALPHA, LOOK = 0.001, 32
 RADII = (0.125, 0.25, 0.5)
@@ -45,7 +45,6 @@ def _rule(stopping: Stopping, radius: float) -> Boundaries:
         alpha=ALPHA,
         budget=ESTIMATION,
         look=LOOK,
-        weight=spending_weight(1),
     )
 
 

@@ -10,7 +10,7 @@ from scipy.stats import binom, norm
 from speed_record import publish, rows_table
 
 from medrobust.smoothing import sequential
-from medrobust.smoothing.sequential import Boundaries, Stopping, boundaries, course, spending_weight
+from medrobust.smoothing.sequential import Boundaries, Stopping, boundaries, course
 
 PUBLISHED = Path(__file__).with_name("published_radii.yaml")
 ABSTAINED = 0.4  # pA of the images that abstained: the logs do not say it
@@ -38,8 +38,7 @@ def published() -> np.ndarray:
 
 def rule_of(stopping: Stopping, radii: tuple[float, ...], *, sigma: float, budget: int = BUDGET) -> Boundaries:
     """The library's own tables."""
-    weight = spending_weight(len(radii)) if stopping == "spending" else 0.0
-    return boundaries(stopping, radii, sigma=sigma, alpha=ALPHA, budget=budget, look=LOOK, weight=weight)
+    return boundaries(stopping, radii, sigma=sigma, alpha=ALPHA, budget=budget, look=LOOK)
 
 
 def _result(grid: str, stopping: Stopping) -> dict[str, Any]:

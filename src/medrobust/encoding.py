@@ -54,9 +54,10 @@ def make_sampler(
     first = smoothings[0]
     make = _maker(replace(wanted, compile=False), say)
     batch = wanted.batch or _best_batch(classifiers, image, first, make)
-    copies = images * sum(sum(_typical(smoothing)) for smoothing in smoothings)
-    seconds = copies * seconds_a_copy(classifiers, image, first, Sampler(batch, make))
-    compiled = wanted.compile or (wanted.compile is None and seconds > _WORTH_COMPILING and _pays(classifiers, wanted))
+    compiled = wanted.compile
+    if compiled is None and _pays(classifiers, wanted):
+        copies = images * sum(sum(_typical(smoothing)) for smoothing in smoothings)
+        compiled = copies * seconds_a_copy(classifiers, image, first, Sampler(batch, make)) > _WORTH_COMPILING
     if compiled:
         missing = compiler_missing()
         if missing and wanted.compile:

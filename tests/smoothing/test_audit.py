@@ -220,7 +220,7 @@ def test_the_same_seed_gives_the_same_certificate_and_another_seed_a_sound_one(r
     ]
     ((*new, last),) = audit.redraw([BORDER], image, rule, seed=5, item="a", repeats=6, sampler=SAMPLER)
     assert len({(one.votes, one.drawn) for one in (*new, last, own)}) > 1
-    (votes,) = audit.count([BORDER], image, Draws(SIGMA, 20_000, "audit reference", 5, "a"), SAMPLER)
+    (votes,) = audit.count_votes([BORDER], image, Draws(SIGMA, 20_000, "audit reference", 5, "a"), SAMPLER)
     assert votes.sum() == 20_000
     assert votes[1] / 20_000 == pytest.approx(norm.cdf(0.4 / SIGMA), abs=0.015)
     wrong = [audit.contradicted(one, votes, 20_000) for one in (*new, last)]

@@ -26,7 +26,6 @@ from medrobust.smoothing.sequential import (
     look_schedule,
     mixture_lower_bound,
     spending_boundary,
-    spending_weight,
     threshold,
 )
 
@@ -41,8 +40,7 @@ def _tables_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rule(stopping: str, radii: tuple[float, ...] = (0.25,), budget: int = 2000, alpha: float = ALPHA) -> Boundaries:
-    weight = spending_weight(len(radii))
-    return boundaries(stopping, radii, sigma=0.5, alpha=alpha, budget=budget, look=32, weight=weight)  # type: ignore[arg-type]
+    return boundaries(stopping, radii, sigma=0.5, alpha=alpha, budget=budget, look=32)  # type: ignore[arg-type]
 
 
 def crossing(accept: np.ndarray, looks: np.ndarray, p: float) -> float:

@@ -16,7 +16,7 @@ from medrobust.seeds import stream
 from medrobust.smoothing import audit, border, bounds
 from medrobust.smoothing.audit import LEVEL, Attempt
 from medrobust.smoothing.border import Tries
-from medrobust.smoothing.certify import Smoothing, certify
+from medrobust.smoothing.certify import Smoothing, certify, count_votes
 from medrobust.smoothing.claims import Claim, doubts
 from medrobust.smoothing.sampling import Draws
 from medrobust.types import Classifier, Image
@@ -118,7 +118,7 @@ def _again(there: dict[str, Row], opened: Reopened, depth: Depth) -> Iterator[tu
         classifiers, image, rule, seed=depth.seed, item=one.id, repeats=depth.repeats, sampler=opened.sampler
     )
     large = Draws(rule.sigma, depth.reference, "audit reference", depth.seed, one.id)
-    counts = audit.count(classifiers, image, large, opened.sampler)
+    counts = count_votes(classifiers, image, large, opened.sampler)
     for fitted, mine, new, votes in zip(opened.fitted, own, others, counts, strict=True):
         if fitted.label in there:
             row = there[fitted.label]

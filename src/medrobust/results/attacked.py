@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from medrobust.errors import RunError
 from medrobust.levels import eps_text
-from medrobust.results.journal import Form, read
+from medrobust.results.journal import Form, read, values_of
 from medrobust.results.records import Scope
 from medrobust.results.tables import share_of
 
@@ -87,15 +87,7 @@ def to_line(row: AttackedRow) -> str:
 
 def from_line(line: str) -> AttackedRow:
     """The row of a line; raises ValueError that says what is wrong with it (JSONDecodeError where it is no JSON)."""
-    values = json.loads(line)
-    if not isinstance(values, dict):
-        raise ValueError("not a JSON object")
-    version = values.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"schema_version is {version}, this medrobust reads {SCHEMA_VERSION}")
-    names = {field.name for field in fields(AttackedRow)}
-    if values.keys() != names:
-        raise ValueError(f"missing or unknown keys: {', '.join(sorted(values.keys() ^ names))}")
+    values_of(line, AttackedRow, SCHEMA_VERSION)
     try:
         return _reader().validate_json(line, strict=True)
     except ValidationError as error:

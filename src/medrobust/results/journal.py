@@ -8,9 +8,9 @@ import errno
 import json
 import os
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from medrobust.errors import RunError, StorageError
 
@@ -34,6 +34,23 @@ class Form(Generic[R]):
     from_line: Callable[[str], R]
     parts: str  # of a key: "images or defences"
     command: str  # that writes such rows
+
+
+def values_of(line: str, row: type, version: int) -> dict[str, Any]:
+    """What a line holds for a kind of row, a dataclass, each key there and none besides; its values unchecked.
+
+    Raises ValueError that says what is wrong (JSONDecodeError where it is no JSON).
+    """
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("not a JSON object")
+    found = values.get("schema_version")
+    if found != version:
+        raise ValueError(f"schema_version is {found}, this medrobust reads {version}")
+    names = {field.name for field in fields(row)}
+    if values.keys() != names:
+        raise ValueError(f"missing or unknown keys: {', '.join(sorted(values.keys() ^ names))}")
+    return values
 
 
 def read(path: Path, form: Form[R]) -> list[R]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from medrobust.results.journal import Form, read
-from medrobust.smoothing.sequential import Stopping, certified_radius
+from medrobust.results.journal import Form, read, values_of
+from medrobust.smoothing.sequential import Stopping, certified_radius, record_of
 
 SCHEMA_VERSION = 2
 
@@ -102,15 +102,7 @@ def to_line(row: Row) -> str:
 
 def from_line(line: str) -> Row:
     """The row of a line; raises ValueError that says what is wrong with it (JSONDecodeError where it is no JSON)."""
-    values = json.loads(line)
-    if not isinstance(values, dict):
-        raise ValueError("not a JSON object")
-    version = values.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"schema_version is {version}, this medrobust reads {SCHEMA_VERSION}")
-    names = {field.name for field in fields(Row)}
-    if values.keys() != names:
-        raise ValueError(f"missing or unknown keys: {', '.join(sorted(values.keys() ^ names))}")
+    values = values_of(line, Row, SCHEMA_VERSION)
     return Row(**{name: _typed(name, value) for name, value in values.items()})
 
 
@@ -139,17 +131,7 @@ def recompute(row: Row) -> float:
     """
     if not row.trials:
         return 0.0
-    found = certified_radius(
-        row.votes,
-        row.trials,
-        stopping=row.stopping,
-        grid=row.grid,
-        sigma=row.sigma,
-        alpha=row.alpha,
-        budget=row.budget,
-        look=row.look,
-    )
-    return found or 0.0
+    return certified_radius(row.votes, row.trials, **record_of(row)) or 0.0
 
 
 CERTIFIED = Form(to_line, from_line, parts="images, sigmas or defences", command="certify")

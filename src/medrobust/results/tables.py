@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 from medrobust.errors import RunError
 from medrobust.results.records import Row
 from medrobust.smoothing import bounds
-from medrobust.smoothing.sequential import largest_radius
+from medrobust.smoothing.sequential import largest_radius, record_of
 
 SCHEMA_VERSION = 1
 
@@ -153,11 +153,8 @@ def _mean_down(radii: Sequence[float]) -> float | None:
 
 def _largest_radius(rows: Sequence[Row]) -> float:
     """The radius nothing in these rows could exceed."""
-    settings = {(row.stopping, row.grid, row.sigma, row.alpha, row.budget, row.look) for row in rows}
-    return max(
-        largest_radius(stopping=stopping, grid=grid, sigma=sigma, alpha=alpha, budget=budget, look=look)
-        for stopping, grid, sigma, alpha, budget, look in settings
-    )
+    settings = {tuple(record_of(row).values()): row for row in rows}
+    return max(largest_radius(**record_of(row)) for row in settings.values())
 
 
 def middle_radius(block: Summary) -> float:

@@ -13,9 +13,9 @@ from jaxtyping import Int
 from scipy.stats import beta, binom, norm
 
 from medrobust.errors import SmoothingError
-from medrobust.smoothing.certify import Certificate, Smoothing, certify, predict
+from medrobust.smoothing.certify import Certificate, Smoothing, certify, count_votes, predict
 from medrobust.smoothing.claims import Claim
-from medrobust.smoothing.sampling import Copies, Draws, Sampler
+from medrobust.smoothing.sampling import Draws, Sampler
 from medrobust.types import Classifier, Image
 
 LEVEL = 1e-4  # chance that a check of a sound run finds something, over all its tests together
@@ -57,18 +57,6 @@ class Attempt:
         return self.votes / self.trials
 
 
-def count(classifiers: Sequence[Classifier], image: Image, draws: Draws, sampler: Sampler) -> list[Votes]:
-    """How often each classifier answers each class, over all the draws; answers that are no class are in none."""
-    said = np.full((draws.trials, len(classifiers)), -1, dtype=np.int64)
-    drawn = 0
-    everyone = torch.ones(len(classifiers), dtype=torch.bool)
-    for batch in Copies(classifiers, image, sampler).answers(draws, lambda: everyone):
-        for places, answers in batch:
-            said[drawn : drawn + len(answers), places] = answers.cpu().numpy()
-        drawn += len(batch[0][1])
-    return [np.bincount(column[column >= 0], minlength=2) for column in said.T]
-
-
 def attack_inside(
     classifier: Classifier,
     image: Image,
@@ -94,7 +82,7 @@ def attack_inside(
     distance = float(torch.linalg.vector_norm(attacked.double() - image.double()))
     if not distance < claim.radius:
         raise SmoothingError(f"the attack went to distance {distance:.9g}, must stay below {claim.radius:.9g}")
-    (votes,) = count([classifier], attacked, draws, sampler)
+    (votes,) = count_votes([classifier], attacked, draws, sampler)
     hits = int(votes[claim.prediction]) if claim.prediction < len(votes) else 0
     broken = bool(binom.cdf(hits, draws.trials, 0.5) <= level)
     answer = None if retune is None else _answer_of(retune(attacked), attacked, claim.prediction, draws, sampler)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from scipy.stats import binom
 
 from medrobust.smoothing import sequential
-from medrobust.smoothing.audit import LEVEL, count, small_batches, upper_bound
-from medrobust.smoothing.certify import Certificate, Smoothing, certify
+from medrobust.smoothing.audit import LEVEL, small_batches, upper_bound
+from medrobust.smoothing.certify import Certificate, Smoothing, certify, count_votes
 from medrobust.smoothing.claims import crossing_probability
 from medrobust.smoothing.sampling import Draws, Sampler
 from medrobust.types import Classifier, Image
@@ -45,7 +45,7 @@ def border_image(
     start = Draws(draws.sigma, _SEARCH, draws.use, draws.seed, draws.item)
 
     def wins(share: float) -> bool:
-        (votes,) = count([classifier], _between(first, second, share), start, sampler)
+        (votes,) = count_votes([classifier], _between(first, second, share), start, sampler)
         return answer < len(votes) and bool(2 * votes[answer] > start.trials)
 
     low, high = 0.0, 1.0
@@ -83,7 +83,7 @@ def try_often(
         if rule.stopping == "fixed"
         else [_certificate(classifier, image, fixed, seed, f"{item} fixed {number}", small) for number in range(tries)]
     )
-    (votes,) = count([classifier], image, Draws(smoothing.sigma, reference, "audit border", seed, item), sampler)
+    (votes,) = count_votes([classifier], image, Draws(smoothing.sigma, reference, "audit border", seed, item), sampler)
     hits, largest = sum(one.prediction is not None for one in found), int(votes.max())
     # Only one class can have more than one half, so that one bound is enough for all of them.
     upper = max(0.5, upper_bound(largest, reference, level / 4))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from medrobust.errors import SmoothingError
 from medrobust.smoothing import sequential
@@ -65,11 +66,6 @@ class Smoothing:
             )
 
     @property
-    def weight(self) -> float:
-        """Share of alpha that `spending` spends before the last look."""
-        return sequential.spending_weight(len(self.radii)) if self.stopping == "spending" else 0.0
-
-    @property
     def rule(self) -> Boundaries:
         """The integers that decide when to stop."""
         return sequential.boundaries(
@@ -79,7 +75,6 @@ class Smoothing:
             alpha=self.alpha,
             budget=self.estimation,
             look=self.look,
-            weight=self.weight,
         )
 
     @property
@@ -216,9 +211,15 @@ def predict(
     sampler: Sampler | None = None,
 ) -> list[Prediction]:
     """The smoothed answer without a radius, wrong about the smoothed classifier in at most alpha of all cases."""
-    copies = Copies(classifiers, image, sampler or Sampler())
     draws = Draws(smoothing.sigma, smoothing.estimation, "prediction", seed, item)
-    return [_answer(row[:-1], smoothing) for row in _count(copies, len(classifiers), draws)]
+    return [_answer(row, smoothing) for row in count_votes(classifiers, image, draws, sampler or Sampler())]
+
+
+def count_votes(
+    classifiers: Sequence[Classifier], image: Image, draws: Draws, sampler: Sampler
+) -> Int[np.ndarray, "classifiers classes"]:
+    """How often each classifier answers each class, over all the draws; answers that are no class are in none."""
+    return _count(Copies(classifiers, image, sampler), len(classifiers), draws)[:, :-1]
 
 
 def _answer(votes: np.ndarray, smoothing: Smoothing) -> Prediction:

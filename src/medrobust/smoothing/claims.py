@@ -15,14 +15,14 @@ from scipy.special import xlog1py, xlogy
 from scipy.stats import binom, norm
 
 from medrobust.smoothing import sequential
-from medrobust.smoothing.sequential import Looks, Stopping
+from medrobust.smoothing.sequential import Looks, Recorded
 
 _STEP = 2e-6  # radii are rounded down to 1e-6: a record supports nothing that is so much larger
 _NEARLY = 1e-6  # relative error granted to the numbers here
 
 
 @runtime_checkable
-class Claim(Protocol):
+class Claim(Recorded, Protocol):
     """What is read of a certificate, fresh or from a file; attributes as in `Certificate`."""
 
     @property
@@ -37,34 +37,13 @@ class Claim(Protocol):
     def trials(self) -> int: ...
     @property
     def drawn(self) -> int: ...
-    @property
-    def budget(self) -> int: ...
-    @property
-    def look(self) -> int: ...
-    @property
-    def grid(self) -> tuple[float, ...]: ...
-    @property
-    def sigma(self) -> float: ...
-    @property
-    def alpha(self) -> float: ...
-    @property
-    def stopping(self) -> Stopping: ...
 
 
 def doubts(claim: Claim) -> list[str]:
     """What is wrong with a certificate, judged from its record alone, as sentences; empty where nothing is."""
     counts = f"{claim.votes} votes in {claim.trials} of at most {claim.budget} draws, {claim.stopping}"
     try:
-        found = sequential.certified_radius(
-            claim.votes,
-            claim.trials,
-            stopping=claim.stopping,
-            grid=claim.grid,
-            sigma=claim.sigma,
-            alpha=claim.alpha,
-            budget=claim.budget,
-            look=claim.look,
-        )
+        found = sequential.certified_radius(claim.votes, claim.trials, **sequential.record_of(claim))
     except ValueError as problem:
         return [f"does not follow from its record: {problem}"]
     told = []
@@ -138,9 +117,7 @@ def _boundary(
     grid: tuple[float, ...], sigma: float, alpha: float, budget: int, look: int, radius: float
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Looks and accepted counts of the rule that the run has used, for one radius of its grid."""
-    weight = sequential.spending_weight(len(grid))
-    settings = {"sigma": sigma, "alpha": alpha, "budget": budget, "look": look, "weight": weight}
-    rule = sequential.boundaries("spending", grid, **settings)
+    rule = sequential.boundaries("spending", grid, sigma=sigma, alpha=alpha, budget=budget, look=look)
     return tuple(rule.looks.tolist()), tuple(rule.accept[:, sorted(grid).index(radius)].tolist())
 
 

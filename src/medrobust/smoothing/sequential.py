@@ -10,7 +10,7 @@ spending; Robbins, Ann. Math. Stat. 41 (1970), for mixtures; Horváth et al., IC
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple, TypedDict, Unpack
+from typing import Literal, NamedTuple, Protocol, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -80,12 +80,12 @@ def threshold(radius: float, sigma: float) -> float:
 
 @lru_cache(maxsize=64)
 def boundaries(
-    stopping: Stopping, radii: tuple[float, ...], *, sigma: float, alpha: float, budget: int, look: int, weight: float
+    stopping: Stopping, radii: tuple[float, ...], *, sigma: float, alpha: float, budget: int, look: int
 ) -> Boundaries:
     """The integer tables of a rule; `fixed` has one look. Kept in memory, and on disk where building takes long."""
     looks = look_schedule(budget, budget if stopping == "fixed" else look)
     levels = [threshold(radius, sigma) for radius in sorted(radii)]
-    columns = [_columns(stopping, p0, looks, alpha, weight) for p0 in levels]
+    columns = [_columns(stopping, p0, looks, alpha, spending_weight(len(radii))) for p0 in levels]
     empty = np.zeros((len(looks), 0), dtype=np.int64)
     accept = np.stack([column[0] for column in columns], axis=1) if columns else empty
     refuse = np.stack([column[1] for column in columns], axis=1) if columns else empty
@@ -234,6 +234,36 @@ def course(rule: Boundaries, p: float) -> Course:
     return Course(certified, draws)
 
 
+@runtime_checkable
+class Recorded(Protocol):
+    """A certificate, fresh or from a file, as far as it decides a radius; attributes as in `Record`."""
+
+    @property
+    def stopping(self) -> Stopping: ...
+    @property
+    def grid(self) -> tuple[float, ...]: ...
+    @property
+    def sigma(self) -> float: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def budget(self) -> int: ...
+    @property
+    def look(self) -> int: ...
+
+
+def record_of(one: Recorded) -> Record:
+    """What, beside its count, decides the radius of a certificate."""
+    return {
+        "stopping": one.stopping,
+        "grid": one.grid,
+        "sigma": one.sigma,
+        "alpha": one.alpha,
+        "budget": one.budget,
+        "look": one.look,
+    }
+
+
 def certified_radius(votes: int, trials: int, **record: Unpack[Record]) -> float | None:
     """The l2 radius that `votes` of `trials` prove at the look where sampling decided; None where nothing (abstain).
 
@@ -261,7 +291,6 @@ def _rule_of(record: Record) -> Boundaries:
         alpha=record["alpha"],
         budget=record["budget"],
         look=record["look"],
-        weight=spending_weight(len(record["grid"])),
     )
 
 
