@@ -1,13 +1,16 @@
 """The training loop against torch's own schedulers and a loop written out."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from medrobust.errors import TrainingError
-from medrobust.training import Schedule, descend
+from medrobust.checkpoint import Checkpoint
+from medrobust.errors import RunError, TrainingError
+from medrobust.training import Schedule, Session, descend
 
 
 @pytest.mark.parametrize(("lr", "steps"), [(0.002, 1), (1e-4, 7), (3.0, 50)])
@@ -90,3 +93,67 @@ def test_a_loss_that_is_no_number_stops_before_it_harms_the_weights(broken: floa
             Schedule(0.1, 3, decay="none"),
         )
     assert weights.tolist() == pytest.approx([0.2, -1.2])
+
+
+def learn(checkpoint: Checkpoint | None, kind: str, stop: int | None = None) -> tuple[Tensor, list[float]]:
+    """Twelve steps from zero, or as many as come before the user presses Ctrl-C."""
+    weights = torch.zeros(2, requires_grad=True)
+    optimiser: torch.optim.Optimizer = (
+        torch.optim.AdamW([weights], lr=1.0) if kind == "adamw" else torch.optim.SGD([weights], lr=1.0, momentum=0.9)
+    )
+
+    def after(step: int) -> None:
+        if step == stop:
+            raise KeyboardInterrupt
+
+    history = descend(
+        lambda _: bowl(weights), optimiser, Schedule(0.05, 12, warmup=3), after=after,
+        session=Session(checkpoint=checkpoint),
+    )  # fmt: skip
+    return weights.detach(), history
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_training_cut_off_goes_on_to_the_same_end(kind: str, tmp_path: Path) -> None:
+    kept = Checkpoint(tmp_path / "half.safetensors", {"lr": 0.05, "name": "bowl"}, seconds=0.0)
+    whole, losses = learn(None, kind)
+    with pytest.raises(KeyboardInterrupt):
+        learn(kept, kind, stop=7)
+    assert len(load_file(kept.path)["history"]) == 7
+    again, continued = learn(kept, kind)
+    assert torch.equal(again, whole)
+    assert continued == losses
+    kept.drop()
+    assert not kept.path.exists()
+
+
+def test_a_checkpoint_of_another_training_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    learn(Checkpoint(path, {"lr": 0.05, "classes": ("a", "b")}, seconds=0.0), "sgd")
+    before = path.read_bytes()
+    learn(Checkpoint(path, {"lr": 0.05, "classes": ("a", "b")}), "sgd")
+    with pytest.raises(
+        RunError, match=r"half.safetensors is a training cut off, with lr = 0.05, asked for 0.1; finish"
+    ):
+        learn(Checkpoint(path, {"lr": 0.1, "classes": ("a", "b")}, seconds=0.0), "sgd")
+    assert path.read_bytes() == before
+    path.write_bytes(before[:-9])
+    with pytest.raises(RunError, match=r"is no complete checkpoint .*; delete it to begin anew"):
+        learn(Checkpoint(path, {"lr": 0.05, "classes": ("a", "b")}, seconds=0.0), "sgd")
+
+
+def test_a_loss_that_went_backward_itself_is_taken_at_its_word() -> None:
+    ours, theirs = (torch.zeros(2, requires_grad=True) for _ in range(2))
+
+    def halves(_: int) -> float:
+        total = 0.0
+        for _part in range(2):
+            value = bowl(theirs) / 2
+            value.backward()
+            total += value.item()
+        return total
+
+    schedule = Schedule(0.05, 5)
+    first = descend(lambda _: bowl(ours), torch.optim.SGD([ours], lr=1.0), schedule)
+    assert descend(halves, torch.optim.SGD([theirs], lr=1.0), schedule) == pytest.approx(first, rel=1e-6)
+    torch.testing.assert_close(ours, theirs)

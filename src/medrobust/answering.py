@@ -48,7 +48,7 @@ def answer_images(
         raise ConfigError("which classes? pass --task NAME or --task FILE.yaml (see `medrobust tasks`)")
     known, loaded = load_task(task), load(model, device=checked_device(device))
     if choice.state:
-        check_header(header, loaded, known, path=path)
+        check_header(header, loaded, known, path=path, transfer=choice.transfer)
     fixed = apply_state(defence, loaded, known, state, called=choice.called)
     if defence.tune is not None and smoothing is None:
         raise ConfigError(f"{choice.called} tunes its prompt under noise: pass --sigma")

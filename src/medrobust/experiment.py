@@ -14,7 +14,8 @@ class Choice(BaseModel):
     """One defence of an experiment: its name, its settings, and where its state comes from.
 
     `state` is a file, or the label of an earlier choice of the same experiment whose state is used; without it the
-    defence is fitted first. `base` names, likewise, a state whose vision weights the defence is learned on top of.
+    defence is fitted first. `base` names, likewise, a state whose vision tower the defence is learned on top of. With
+    `transfer` these states may have been learned on another task.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,6 +25,7 @@ class Choice(BaseModel):
     settings: dict[str, Any] = {}
     state: str | None = None
     base: str | None = None
+    transfer: bool = False
 
     @model_validator(mode="before")
     @classmethod

@@ -1,17 +1,20 @@
 """Defences made ready for an experiment: fitted, or their states loaded and checked."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from medrobust.checkpoint import Checkpoint
 from medrobust.data import Dataset, Task, open_dataset
 from medrobust.defences import DEFENCES, make
-from medrobust.defences.adaptation import digest, merged, vision_part
+from medrobust.defences.adaptation import digest, interpolated, merged, vision_part
 from medrobust.defences.state import Header, header_of, load_checked, save_state, settings_of
 from medrobust.errors import ConfigError, RunError, StateError
 from medrobust.experiment import Choice, Experiment
 from medrobust.models.clip import Clip
+from medrobust.parallel import ALONE, Workers
 from medrobust.preparation import Bench, Reporter, prepare
 from medrobust.seeds import stream
+from medrobust.training import Session
 from medrobust.types import Classifier, Defence, Image, State
 
 
@@ -34,13 +37,13 @@ def fit_all(bench: Bench, out: Path, reporter: Reporter, *, learn: bool = True) 
     for choice in bench.experiment.defences:
         for wanted in (choice.state, choice.base):
             if wanted and wanted not in known:
-                known[wanted] = load_checked(Path(wanted), bench.model, bench.task)
+                known[wanted] = load_checked(Path(wanted), bench.model, bench.task, transfer=choice.transfer)
         settings = dict(choice.settings)
         if choice.state:
             state, header = known[choice.state]
             settings = settings_of(header, choice.name, settings, path=Path(choice.state))
         else:
-            below = vision_part(known[choice.base][0]) if choice.base else {}
+            below = below_of(bench.model, *known[choice.base]) if choice.base else {}
             path = out / "states" / f"{_file_name(choice.called)}.safetensors"
             if not learn and _learns_from(choice) != "nothing" and not path.exists():
                 raise RunError(f"{path} is missing; the same run into another --out learns {choice.called} again")
@@ -74,23 +77,31 @@ def tuned_on(
     return defence.tune(classifier, image, sigma=sigma, generator=stream(seed, "tune", item, sigma))
 
 
+def below_of(model: Clip, state: State, header: Header) -> State:
+    """The vision tower of a state as it is deployed, for another defence to be learned on top of it."""
+    return interpolated(model.vision, vision_part(state), header.settings.get("interpolation", 1.0))
+
+
 def fit_defence(
-    model: Clip, data: Dataset, choice: Choice, *, below: State, seed: int, reporter: Reporter
+    model: Clip,
+    data: Dataset,
+    choice: Choice,
+    target: Path,
+    *,
+    below: State,
+    seed: int,
+    reporter: Reporter,
+    workers: Workers = ALONE,
 ) -> tuple[State, Header]:
-    """Learn what a defence has to learn, on top of the vision weights in `below`."""
+    """Learn what a defence has to learn, on top of the vision tower in `below`, and keep it in `target`.
+
+    A long training is kept beside `target` from time to time, and goes on from there.
+    """
     defence = make(choice.name, choice.settings)
     if below and DEFENCES[choice.name].changes_vision:
         raise ConfigError(
             f"{choice.name} changes the vision tower itself and cannot be learned on top of {choice.base}"
         )
-    if _learns_from(choice) != "nothing":
-        reporter.say(f"fit {choice.called}: at most {len(data)} images of {data.source} ({data.split})")
-    learned = defence.fit(
-        merged(model, below),
-        data,
-        generator=stream(seed, f"fit {choice.name}"),
-        progress=lambda done, total: reporter.progress(f"fit {choice.called}", done, total),
-    )
     header = header_of(
         model,
         data.task,
@@ -100,19 +111,42 @@ def fit_defence(
         base=digest(below) if below else "",
         seed=seed,
     )
-    return {**below, **learned}, header
+    if _learns_from(choice) != "nothing":
+        reporter.say(f"fit {choice.called}: at most {len(data)} images of {data.source} ({data.split})")
+
+    def progress(done: int, total: int) -> None:
+        reporter.progress(f"fit {choice.called}", done, total)
+
+    checkpoint = Checkpoint(target.with_name(f"{target.stem}.checkpoint.safetensors"), header.model_dump(mode="json"))
+    how: dict[str, Any] = {"progress": progress}
+    if DEFENCES[choice.name].in_sessions:
+        how = {"session": Session(progress, reporter.say, checkpoint, workers)}
+        if checkpoint.path.exists():
+            reporter.say(f"{checkpoint.path} is there: the training goes on from it")
+    elif workers.count > 1:
+        raise ConfigError(f"{choice.name} is learned by one process; run the command without torchrun")
+    learned = defence.fit(merged(model, below), data, generator=stream(seed, f"fit {choice.name}"), **how)
+    state = {**below, **learned}
+    if state and workers.first:
+        save_state(target, state, header)
+        checkpoint.drop()
+    return state, header
 
 
-def fit_into(target: Path, experiment: Experiment, *, reporter: Reporter) -> Header:
+def fit_into(target: Path, experiment: Experiment, *, reporter: Reporter, workers: Workers = ALONE) -> Header:
     """Learn the one defence of an experiment and keep its state in a file; the header comes back.
 
     Raises MedrobustError.
     """
     (choice,) = experiment.defences
     bench = prepare(experiment, split=experiment.fit_split)
-    below = vision_part(load_checked(Path(choice.base), bench.model, bench.task)[0]) if choice.base else {}
-    state, header = fit_defence(bench.model, bench.data, choice, below=below, seed=experiment.seed, reporter=reporter)
-    save_state(target, state, header)
+    below: State = {}
+    if choice.base:
+        base = load_checked(Path(choice.base), bench.model, bench.task, transfer=choice.transfer)
+        below = below_of(bench.model, *base)
+    _, header = fit_defence(
+        bench.model, bench.data, choice, target, below=below, seed=experiment.seed, reporter=reporter, workers=workers
+    )
     return header
 
 
@@ -130,10 +164,7 @@ def _fit_or_resume(bench: Bench, choice: Choice, below: State, path: Path, repor
         if header.model_dump(include=set(wanted)) == wanted:
             return state, header
     data = bench.data if _learns_from(choice) == "nothing" else _fit_data(bench, choice)
-    state, header = fit_defence(bench.model, data, choice, below=below, seed=experiment.seed, reporter=reporter)
-    if state:
-        save_state(path, state, header)
-    return state, header
+    return fit_defence(bench.model, data, choice, path, below=below, seed=experiment.seed, reporter=reporter)
 
 
 def _learns_from(choice: Choice) -> str:

@@ -1,7 +1,8 @@
 """The words of the house, as types.
 
 Legend of axes: `batch` images; `3 h w` colour channels (RGB), height, width; `dim` the joint image-text space;
-`classes` in the order of the task; `texts` prompts; `words` learned context vectors; `width` of a token embedding.
+`classes` in the order of the task; `texts` prompts; `words` learned context vectors; `width` of a token embedding;
+`layers` of a tower whose inputs are prompted too.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ Labels = Int[Tensor, " batch"]
 Features = Float[Tensor, "batch dim"]
 Logits = Float[Tensor, "batch classes"]
 Context = Float[Tensor, "words width"]  # learned vectors that stand before the class name
+DeepContext = Float[Tensor, "layers _words _width"]  # what stands there at the inputs of the second and later layers
 State = dict[str, Tensor]  # what a defence learned
 
 Scope = Literal["model", "tuned on input"]
@@ -36,6 +38,15 @@ class Preprocess:
     resize: int
     interpolation: Interpolation = "bicubic"
     crop: bool = True
+
+
+class PromptShape(NamedTuple):
+    """Where learned prompts fit into a model: width of a token and number of layers, of both towers."""
+
+    vision_width: int
+    vision_layers: int
+    text_width: int
+    text_layers: int
 
 
 @runtime_checkable
@@ -72,10 +83,16 @@ class VisionLanguageModel(Protocol):
     def encode_image(self, images: Images) -> Features:
         """Image features, not normalised; differentiable with respect to the pixels."""
 
-    def encode_text(self, texts: Sequence[str], context: Context | None = None) -> Float[Tensor, "texts dim"]:
+    def prompt_shape(self) -> PromptShape:
+        """Widths and depths of both towers."""
+
+    def encode_text(
+        self, texts: Sequence[str], context: Context | None = None, deep: DeepContext | None = None
+    ) -> Float[Tensor, "texts dim"]:
         """Text features, not normalised; `context` stands before the words of every text.
 
-        Raises PromptError, with the index of the text, where one does not fit.
+        `deep[i]` takes its place at the input of layer i + 1 (layers counted from 0). Raises PromptError, with the
+        index of the text, where one does not fit.
         """
 
     def embed_words(self, text: str) -> Context:

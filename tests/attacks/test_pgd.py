@@ -5,10 +5,11 @@ import torch
 from attacks.borders import border
 from toys import Recorder, flatten, linear
 
-from medrobust.attacks import AttackError, Ball
-from medrobust.attacks.pgd import Pgd
+from medrobust.attacks import AttackError, Ball, NoGradientError
+from medrobust.attacks.losses import margin
+from medrobust.attacks.pgd import Pgd, ascend
 from medrobust.seeds import stream
-from medrobust.types import Classifier, Features, Logits
+from medrobust.types import Classifier, Features, Images, Logits
 
 GREY = torch.full((2, 3, 1, 1), 0.5)
 LABELS = torch.tensor([0, 0])
@@ -39,26 +40,40 @@ def test_the_usual_step_reaches_across_the_ball() -> None:
 
 
 def test_keeps_the_best_point_not_the_last() -> None:
-    """Steps of 0.1 swing about the top at 0.62 and end at 0.5; the point 0.6 on the way is better."""
-    attack = Pgd(steps=4, step=0.1, random_start=False, loss="margin")
-    ball, last = Ball("linf", 0.2), Pgd(steps=4, step=0.1, random_start=False, loss="margin", keep="last")
+    """Steps of 0.1 swing about the top at 0.62 and end at 0.7; the point 0.6 on the way is better."""
+    ball, attack = Ball("linf", 0.2), Pgd(steps=4, step=0.1, random_start=False, loss="margin")
     best = attack(valley(), GREY, LABELS, ball=ball, generator=stream(0, "test"))
     assert best[:, 0].flatten().tolist() == pytest.approx([0.6, 0.6])
-    final = last(valley(), GREY, LABELS, ball=ball, generator=stream(0, "test"))
+    final = ascend(
+        lambda points: margin(valley()(points), LABELS), GREY, ball=ball, steps=4, step=0.1, start=GREY.clone()
+    )
     assert final[:, 0].flatten().tolist() == pytest.approx([0.7, 0.7], abs=0.11)
 
 
-def test_keep_last_goes_on_after_success_and_attacks_the_wrong_ones() -> None:
+def test_a_climb_goes_on_after_success_and_attacks_the_wrong_ones() -> None:
     known = border(4)
     labels = known.labels.clone()
     labels[0] = 3
     ball = Ball("linf", 2 * known.linf)
-    attack = Pgd(steps=20, keep="last")
-    attacked = attack(known.classifier, known.images, labels, ball=ball, generator=stream(0, "test"))
+
+    def entropy(points: Images) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(known.classifier(points), labels, reduction="none")
+
+    attacked = ascend(entropy, known.images, ball=ball, steps=20, step=ball.eps / 8, start=known.images)
     assert not torch.equal(attacked[0], known.images[0])
-    loss = torch.nn.functional.cross_entropy
+    assert ball.contains(attacked, known.images).all()
     stopped = Pgd(steps=20)(known.classifier, known.images, labels, ball=ball, generator=stream(0, "test"))
-    assert float(loss(known.classifier(attacked), labels)) > float(loss(known.classifier(stopped), labels)) + 1
+    assert float(entropy(attacked).mean()) > float(entropy(stopped).mean()) + 1
+
+
+def test_a_climb_leaves_no_gradient_in_parameters() -> None:
+    weight = torch.ones(3, 1, 1, requires_grad=True)
+    ascend(lambda points: (weight * points).sum(dim=(1, 2, 3)), GREY, ball=Ball("l2", 0.1), steps=2, step=0.1,
+           start=GREY)  # fmt: skip
+    assert weight.grad is None
+    with pytest.raises(NoGradientError, match="cuts the graph"):
+        ascend(lambda points: weight.sum().expand(len(points)), GREY, ball=Ball("l2", 0.1), steps=1, step=0.1,
+               start=GREY)  # fmt: skip
 
 
 def test_broken_images_are_asked_no_more() -> None:
@@ -93,12 +108,12 @@ def test_momentum_goes_on_where_the_gradient_turned() -> None:
 
     def head(features: Features) -> Logits:
         first, second = features[:, 0], features[:, 1]
-        lead = torch.where(first < 0.55, 9 - first, 9 - second)
+        lead = torch.where(first < 0.55, 9 - first, 8 - second)
         return torch.stack([lead, torch.zeros(len(features))], dim=1)
 
     moved = []
     for momentum in (0.0, 0.9):
-        attack = Pgd(steps=6, step=0.02, momentum=momentum, random_start=False, keep="last", loss="margin")
+        attack = Pgd(steps=6, step=0.02, momentum=momentum, random_start=False, loss="margin")
         found = attack(Classifier(flatten, head), GREY, LABELS, ball=Ball("l2", 0.3), generator=stream(0, "test"))
         moved.append(float(found[0, 0, 0, 0]))
     assert moved[0] == pytest.approx(0.56, abs=1e-5)
@@ -108,7 +123,7 @@ def test_momentum_goes_on_where_the_gradient_turned() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [({"steps": 0}, "0 steps and 1 restarts"), ({"step": 20.0}, "step is 20, must be positive and in pixels"),
-     ({"keep": "last", "restarts": 2}, "take one restart"), ({"random_start": False, "restarts": 2}, "same point")],
+     ({"random_start": False, "restarts": 2}, "same point")],
 )  # fmt: skip
 def test_settings_that_make_no_sense(settings: dict, sentence: str) -> None:
     with pytest.raises(AttackError, match=sentence):

@@ -146,8 +146,9 @@ def test_a_state_of_another_task_is_refused_by_name(header: Header, tiny: Clip, 
         check_header(header, tiny, other, path=Path("s"))
     assert str(caught.value) == (
         f"s was learned for task colours with classes red paint, green paint, blue paint, asked for {other.name} with "
-        f"classes {', '.join(other.classes)}; pass --task colours"
+        f"classes {', '.join(other.classes)}; pass --task colours, or --transfer to use it across tasks"
     )
+    check_header(header, tiny, other, path=Path("s"), transfer=True)
 
 
 def test_settings_are_those_learned_with_under_those_asked_for(header: Header) -> None:

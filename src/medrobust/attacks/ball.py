@@ -54,7 +54,7 @@ class Ball:
         known = {found: found for found in get_args(Norm)} | {"inf": "linf", "2": "l2"}
         if name not in known:
             raise AttackError(f"no norm {norm!r}{nearest(name, get_args(Norm))}; there are linf and l2")
-        return cls(known[name], _number(eps))
+        return cls(known[name], pixels_of(eps))
 
     def __str__(self) -> str:
         return f"{self.norm} {eps_text(self.eps)}"
@@ -144,7 +144,12 @@ def _length(images: Images) -> Float[Tensor, " batch"]:
     return torch.linalg.vector_norm(images.flatten(1), dim=1, dtype=torch.float64)
 
 
-def _number(eps: str | float | int) -> float:
+def pixels_of(eps: str | float | int) -> float:
+    """A length in pixels of [0, 1] from what a user types; raises AttackError for what is no number.
+
+    >>> pixels_of("51/255"), pixels_of(0.5)
+    (0.2, 0.5)
+    """
     try:
         top, *rest = (float(part) for part in str(eps).split("/"))
         if len(rest) > 1:

@@ -5,6 +5,7 @@ Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, algorithm 
 margin as loss).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -13,8 +14,8 @@ import torch
 
 from medrobust.attacks.ball import Ball
 from medrobust.attacks.draws import Randomness, draws
-from medrobust.attacks.errors import AttackError
-from medrobust.attacks.losses import cross_entropy, dlr, margin
+from medrobust.attacks.errors import AttackError, NoGradientError
+from medrobust.attacks.losses import PerImage, cross_entropy, dlr, margin
 from medrobust.attacks.search import (
     Found,
     Rows,
@@ -36,9 +37,8 @@ class Pgd:
     """Steps of one length along the gradient, each followed by a projection into ball and box.
 
     `step` is in pixels of [0, 1]; by default 2.5 eps / steps, so that any start can reach any point of the ball.
-    `keep="broken"` stops for an image at its first wrong answer, leaves images alone that are wrong from the start, and
-    otherwise returns the point with the largest margin of all restarts. `keep="last"` is for training: it attacks every
-    image to the end and returns the last point of the only start. Raises AttackError for settings that make no sense.
+    An image is left alone from its first wrong answer on; otherwise the point with the largest margin of all restarts
+    comes back. Raises AttackError for settings that make no sense.
     """
 
     steps: int = 100
@@ -47,15 +47,12 @@ class Pgd:
     loss: Literal["ce", "margin", "dlr"] = "ce"
     momentum: float = 0.0
     random_start: bool = True
-    keep: Literal["broken", "last"] = "broken"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
             raise AttackError(f"{self.steps} steps and {self.restarts} restarts were asked for; take at least one each")
         if self.step is not None and not 0 < self.step < 8:
             raise AttackError(f"step is {self.step:g}, must be positive and in pixels of [0, 1], such as 2/255")
-        if self.keep == "last" and self.restarts > 1:
-            raise AttackError(f"keep='last' knows no best of {self.restarts} restarts; take one restart")
         if self.restarts > 1 and not self.random_start:
             raise AttackError(f"{self.restarts} restarts from the same point find the same; take random_start=True")
 
@@ -71,33 +68,46 @@ class Pgd:
             start = ball.random(images[rows], numbers.of(rows)) if self.random_start else images[rows].clone()
             return self._climb(classifier, images[rows], labels[rows], ball, start)
 
-        if self.keep == "last":
-            everything = torch.arange(len(images), device=images.device)
-            return attempt(0, everything).images if len(images) else images.clone()
         return keep_trying(attempt, self.restarts, images, badness(clean, labels)).images
 
     def _climb(self, classifier: Classifier, images: Images, labels: Labels, ball: Ball, start: Images) -> Found:
-        """One start. Images with a wrong answer drop out of the batch, unless the last point is wanted."""
+        """One start. Images with a wrong answer drop out of the batch."""
         best, rows = nothing_yet(images), torch.arange(len(images), device=images.device)
         points, velocity = start, torch.zeros_like(start)
         length = self.step if self.step is not None else 2.5 * ball.eps / self.steps
         for _ in range(self.steps):
             here = slope(classifier, points, partial(_LOSSES[self.loss], labels=labels[rows]))
-            if self.keep == "broken":
-                values = badness(here.logits, labels[rows])
-                record(best, rows, points, values)
-                going = values < torch.inf
-                rows, points, velocity, gradient = rows[going], points[going], velocity[going], here.gradient[going]
-                if not len(rows):
-                    return best
-            else:
-                gradient = here.gradient
+            values = badness(here.logits, labels[rows])
+            record(best, rows, points, values)
+            going = values < torch.inf
+            rows, points, velocity, gradient = rows[going], points[going], velocity[going], here.gradient[going]
+            if not len(rows):
+                return best
             velocity = self.momentum * velocity + (_mean_scaled(gradient) if self.momentum else gradient)
             points = ball.project(points + length * ball.direction(velocity), images[rows])
-        if self.keep == "last":
-            return Found(points, torch.zeros(len(points), device=points.device))
         record(best, rows, points, badness(answer(classifier, points), labels[rows]))
         return best
+
+
+@torch.inference_mode(False)
+def ascend(
+    loss: Callable[[Images], PerImage], images: Images, *, ball: Ball, steps: int, step: float, start: Images
+) -> Images:
+    """The last point of a climb of any loss of the pixels, every image to the end: for training, and for targets.
+
+    Only the pixels are differentiated, so no gradient reaches a parameter's `.grad`. `step` is in pixels of [0, 1].
+    Raises NoGradientError where the loss does not depend on the pixels.
+    """
+    points = start
+    for _ in range(steps):
+        with torch.enable_grad():
+            leaves = points.detach().requires_grad_(True)
+            value = loss(leaves).sum()
+            gradient = torch.autograd.grad(value, leaves, allow_unused=True)[0] if value.requires_grad else None
+        if gradient is None:
+            raise NoGradientError("no gradient of the loss reaches the pixels; the model cuts the graph")
+        points = ball.project(points + step * ball.direction(gradient.nan_to_num(0.0, 0.0, 0.0)), images)
+    return points
 
 
 def _mean_scaled(gradient: Images) -> Images:

@@ -34,9 +34,34 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="The run folder.")]
 Seed = Annotated[int, typer.Option("--seed", help="Every random number follows from it.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
+Transfer = Annotated[bool, typer.Option("--transfer", help="States learned on another task may be used.")]
 Skip = Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be decoded.")]
 Defences = Annotated[list[str], typer.Option("--defence", help="NAME[:MODE][=STATE.safetensors]; repeat for several.")]
 Sigmas = Annotated[list[float], typer.Option("--sigma", help="Noise level in pixels of [0, 1]; repeat for several.")]
+Revision = Annotated[str | None, typer.Option(help="Of a hub id: a branch, tag or commit.")]
+Limit = Annotated[int | None, typer.Option(help="So many images, balanced over the classes.")]
+FitData = Annotated[str | None, typer.Option(help="Where defences without a state learn.")]
+FitSplit = Annotated[str, typer.Option(help="Which images they learn from.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; all that the process may use unless given.")]
+Draws = Annotated[int, typer.Option("--n-max", "--n", help="Draws that are counted, at most, for each image.")]
+Selection = Annotated[int, typer.Option("--n0", help="Draws that choose the class.")]
+Alpha = Annotated[float, typer.Option(help="Probability that a certificate is false, for each image.")]
+Stopping = Annotated[
+    str,
+    typer.Option(help="spending: stop once every radius is decided; anytime: the same, any radius; fixed: never."),
+]
+Radii = Annotated[
+    str | None, typer.Option(help="Radii to certify: one, or several with commas, 0,0.25,0.5; fewer cost less.")
+]
+CopyBatch = Annotated[
+    int | None,
+    typer.Option("--batch", help="Noisy copies an encoder pass, part of what is certified; measured unless given."),
+]
+Attacks = Annotated[
+    list[str], typer.Option("--attack", help="A name from `medrobust attacks`; repeat, they run in this order.")
+]
+Norm = Annotated[str, typer.Option(help="Of the ball: linf or l2.")]
+Eps = Annotated[list[str], typer.Option(help="Its size in pixels of [0, 1]: 8/255 or 0.03; repeat for several.")]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -79,14 +104,14 @@ def listing(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 @contextmanager
-def reporter() -> "Iterator[Reporter]":
-    """Sentences on stderr; progress bars too where that is a terminal."""
+def reporter(*, quiet: bool = False) -> "Iterator[Reporter]":
+    """Sentences on stderr; progress bars too where that is a terminal; nothing of either where `quiet`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     from medrobust.preparation import Reporter
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bars: dict[str, TaskID] = {}
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:

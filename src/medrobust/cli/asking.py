@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medrobust.cli.app import Device, Json, Model, Seed, Task, command, listing
+from medrobust.cli.app import Device, Json, Model, Seed, Task, Transfer, command, listing
 
 
 @command
@@ -18,6 +18,7 @@ def predict(
     sigma: Annotated[float | None, typer.Option(help="Also the smoothed answer and its certificate.")] = None,
     n: Annotated[int, typer.Option("--n", help="Draws that are counted.")] = 1000,
     alpha: Annotated[float, typer.Option(help="Probability that the certificate is false.")] = 0.001,
+    transfer: Transfer = False,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
@@ -26,8 +27,9 @@ def predict(
     from medrobust.answering import answer_images
     from medrobust.experiment import Choice
 
+    choice = Choice.model_validate(defence).model_copy(update={"transfer": transfer})
     found = answer_images(
-        images, model=model, task=task, choice=Choice.model_validate(defence), sigma=sigma, n=n,
+        images, model=model, task=task, choice=choice, sigma=sigma, n=n,
         alpha=alpha, seed=seed, device=device,
     )  # fmt: skip
     if as_json:

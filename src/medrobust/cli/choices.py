@@ -1,13 +1,23 @@
-"""Defences as the command line names them: NAME[:MODE][=STATE]."""
+"""What the command line writes as text: defences, NAME[:MODE][=STATE], and radii."""
 
 from pathlib import Path
 
+from medrobust.errors import ConfigError
 from medrobust.experiment import Choice
 
 
-def chosen(texts: list[str]) -> list[Choice]:
-    """Choices with the modes of their states, told apart."""
-    return _told_apart([_with_mode_of_state(Choice.model_validate(text)) for text in texts])
+def chosen(texts: list[str], *, transfer: bool = False) -> list[Choice]:
+    """Choices with the modes of their states, told apart; with `transfer`, of states learned on any task."""
+    choices = [Choice.model_validate(text).model_copy(update={"transfer": transfer}) for text in texts]
+    return _told_apart([_with_mode_of_state(choice) for choice in choices])
+
+
+def numbers(text: str) -> list[float]:
+    """Radii with commas between them. Raises ConfigError."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--radii takes numbers with commas between them, got {text!r}") from None
 
 
 def _with_mode_of_state(choice: Choice) -> Choice:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medrobust.cli.app import Data, Device, Json, Model, Out, Seed, Skip, Task, command, reporter
+from medrobust.cli.app import Data, Device, Json, Model, Out, Seed, Skip, Task, Threads, Transfer, command, reporter
 from medrobust.errors import ConfigError, RunError
 
 
@@ -20,7 +20,9 @@ def fit(
     split: Annotated[str, typer.Option(help="Which images it learns from.")] = "train",
     base: Annotated[Path | None, typer.Option(help="A state whose vision weights this is learned on top of.")] = None,
     set_: Annotated[list[str], typer.Option("--set", help="A setting of the defence, KEY=VALUE; repeat.")] = [],  # noqa: B006
-    overwrite: Annotated[bool, typer.Option(help="Replace a state that is there.")] = False,
+    transfer: Transfer = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a state, or a training cut off, that is there.")] = False,
+    threads: Threads = None,
     seed: Seed = 0,
     device: Device = "cpu",
     skip_broken: Skip = False,
@@ -29,21 +31,26 @@ def fit(
     """Learn what a defence has to learn, and keep it as OUT/state.safetensors."""
     from medrobust.experiment import checked, parse_choice
     from medrobust.fitting import fit_into
+    from medrobust.parallel import joined
 
     choice = parse_choice(defence)
     if choice["state"]:
         raise ConfigError(f"fit makes a state; {defence!r} names one already")
     choice["settings"] |= _settings(set_)
-    choice["base"] = str(base) if base else None
+    choice |= {"base": str(base) if base else None, "transfer": transfer}
     target = out / "state.safetensors"
     if target.exists() and not overwrite:
         raise RunError(f"{target} is there already; use another --out or --overwrite")
-    values = {
-        "model": model, "data": data, "task": task, "fit_split": split, "seed": seed, "device": device,
-        "skip_broken": skip_broken, "defences": [choice],
-    }  # fmt: skip
-    with reporter() as told:
-        header = fit_into(target, checked(values, "command line"), reporter=told)
+    with joined(device) as (workers, own_device), reporter(quiet=not workers.first) as told:
+        if overwrite and workers.first:
+            target.with_name("state.checkpoint.safetensors").unlink(missing_ok=True)
+        values = {
+            "model": model, "data": data, "task": task, "fit_split": split, "seed": seed, "device": own_device,
+            "threads": threads, "skip_broken": skip_broken, "defences": [choice],
+        }  # fmt: skip
+        header = fit_into(target, checked(values, "command line"), reporter=told, workers=workers)
+    if not workers.first:
+        return
     if as_json:
         typer.echo(json.dumps({"state": str(target), **header.model_dump(mode="json")}))
     else:

@@ -5,10 +5,12 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
+from medrobust.defences.capt import Apt, Capt, apt, capt
 from medrobust.defences.coop import Coop, coop
 from medrobust.defences.distill import Distill, distill
 from medrobust.defences.pool import Pool, pool
 from medrobust.defences.promptsmooth import PromptSmooth, promptsmooth
+from medrobust.defences.tecoa import Fare, PmgAft, Tecoa, fare, pmg_aft, tecoa
 from medrobust.defences.vote import Vote, vote
 from medrobust.defences.zero_shot import ZeroShot, zero_shot
 from medrobust.errors import ConfigError, nearest
@@ -24,6 +26,7 @@ class Entry(NamedTuple):
     title: str
     reference: str
     changes_vision: bool = False
+    in_sessions: bool = False  # its fit takes a Session: it can be cut off, and learned by several processes
 
 
 DEFENCES: dict[str, Entry] = {
@@ -37,6 +40,16 @@ DEFENCES: dict[str, Entry] = {
     "vote": Entry(vote, Vote, "nothing", "the surest of several prompts, sample by sample", "ours; docs/methods.md"),
     "distill": Entry(distill, Distill, "images", "vision tower taught to see through noise", "ours; docs/methods.md",
                      changes_vision=True),
+    "tecoa": Entry(tecoa, Tecoa, "labels", "vision tower or prompts trained on attacked images",
+                   "Mao et al., ICLR 2023", changes_vision=True, in_sessions=True),
+    "fare": Entry(fare, Fare, "images", "vision tower whose features an attack cannot move",
+                  "Schlarmann et al., ICML 2024", changes_vision=True, in_sessions=True),
+    "pmg-aft": Entry(pmg_aft, PmgAft, "labels", "TeCoA guided by the model as it was", "Wang et al., CVPR 2024",
+                     changes_vision=True, in_sessions=True),
+    "apt": Entry(apt, Apt, "labels", "text context learned on attacked images", "Li et al., CVPR 2024",
+                 in_sessions=True),
+    "capt": Entry(capt, Capt, "labels", "consistent adversarial prompts in both towers", "Yang et al., 2024",
+                  changes_vision=True, in_sessions=True),
 }  # fmt: skip
 
 

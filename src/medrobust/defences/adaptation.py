@@ -1,4 +1,4 @@
-"""Small changes of a vision tower, kept apart from it until they are merged: low-rank deltas, norm layers, all.
+"""Changes of a vision tower, kept apart from it until they are merged: weights, whole or low-rank, and prompts.
 
 Reference: Hu et al., "LoRA: low-rank adaptation of large language models", ICLR 2022. Written here because a merged
 tower must stay what it was (same module, same forward), so that the same code encodes, certifies and attacks it.
@@ -13,16 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from medrobust.errors import StateError
+from medrobust.models.prompting import HasTokens, PromptedVision
 from medrobust.types import State, VisionLanguageModel
 
-Part = Literal["lora", "norms", "all"]
+Part = Literal["lora", "norms", "blocks", "all"]
+PROMPTS = ("border", "tokens", "deep")  # of a PromptedVision
 _merged: WeakKeyDictionary[VisionLanguageModel, dict[str, VisionLanguageModel]] = WeakKeyDictionary()
 
 
-def starting_state(vision: nn.Module, part: Part, *, rank: int, generator: torch.Generator) -> State:
+def starting_state(
+    vision: nn.Module, part: Part, *, rank: int = 4, blocks: int = 0, generator: torch.Generator
+) -> State:
     """Tensors that leave the tower unchanged as they are: `lora.NAME.a|b`, or `weight.NAME` copies.
 
     `lora`: rank-`rank` deltas on every linear layer; a ~ N(0, 1/inputs), b = 0. `norms`: LayerNorms and all biases.
+    `blocks`: the last so many layers and what follows them. Raises StateError where there are not so many.
     """
     if part == "lora":
         state: State = {}
@@ -36,7 +41,20 @@ def starting_state(vision: nn.Module, part: Part, *, rank: int, generator: torch
     if part == "norms":
         norms = {name for name, layer in vision.named_modules() if isinstance(layer, nn.LayerNorm)}
         chosen = {name for name in chosen if name.endswith("bias") or name.rpartition(".")[0] in norms}
+    if part == "blocks":
+        chosen = _from_block(vision, blocks)
     return {f"weight.{n}": p.detach().float().clone() for n, p in vision.named_parameters() if n in chosen}
+
+
+def _from_block(vision: nn.Module, blocks: int) -> set[str]:
+    """Names of the weights from the `blocks`-th last layer to the output, in the order of the modules."""
+    layers = vision.layers if isinstance(vision, HasTokens) else ()
+    if not 1 <= blocks <= len(layers):
+        raise StateError(f"the last {blocks} blocks are to be learned, the vision tower has {len(layers)}")
+    first = next(iter(layers[-blocks].parameters()))
+    named = list(vision.named_parameters())
+    start = next(number for number, (_, weight) in enumerate(named) if weight is first)
+    return {name for name, _ in named[start:]}
 
 
 def changed_weights(vision: nn.Module, state: State) -> dict[str, Tensor]:
@@ -60,7 +78,7 @@ def changed_weights(vision: nn.Module, state: State) -> dict[str, Tensor]:
 
 
 def merged(model: VisionLanguageModel, state: State) -> VisionLanguageModel:
-    """The model with the changes in its vision weights; the model itself where the state changes none.
+    """The model with the changed weights and the prompts of a state in its vision tower; itself where there are none.
 
     Equal changes give the same object, so that classifiers built on it share one pass over the noise.
     """
@@ -70,18 +88,39 @@ def merged(model: VisionLanguageModel, state: State) -> VisionLanguageModel:
     name_of_changes = digest(changes)
     kept = _merged.setdefault(model, {})
     if name_of_changes not in kept:
-        with torch.no_grad():
-            vision = copy.deepcopy(model.vision)
-            own = dict(vision.named_parameters())
-            for name, value in changed_weights(model.vision, on(model.device, changes)).items():
-                own[name].copy_(value)
-        kept[name_of_changes] = model.with_vision(vision)
+        kept[name_of_changes] = model.with_vision(_changed(model.vision, on(model.device, changes)))
     return kept[name_of_changes]
 
 
+@torch.no_grad()
+def _changed(vision: nn.Module, changes: State) -> nn.Module:
+    weights = changed_weights(vision, changes)
+    if weights:
+        vision = copy.deepcopy(vision)
+        own = dict(vision.named_parameters())
+        for name, value in weights.items():
+            own[name].copy_(value)
+    prompts = {name: changes[f"prompt.{name}"] for name in PROMPTS if f"prompt.{name}" in changes}
+    return PromptedVision(vision, **prompts) if prompts else vision
+
+
+def interpolated(vision: nn.Module, state: State, share: float) -> State:
+    """The state with its weights at (1 - share) * the tower's own + share * the state's; the rest as it is.
+
+    References: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022 (weight interpolation).
+    """
+    if share == 1:
+        return state
+    own = {f"weight.{name}": weight for name, weight in vision.named_parameters()}
+    return {
+        key: torch.lerp(own[key].float().cpu(), value.float().cpu(), share) if key in own else value
+        for key, value in state.items()
+    }
+
+
 def vision_part(state: State) -> State:
-    """What of a state changes vision weights; another defence may be learned on top of it."""
-    return {key: value for key, value in state.items() if key.startswith(("lora.", "weight."))}
+    """What of a state changes the vision tower; another defence may be learned on top of it."""
+    return {key: value for key, value in state.items() if key.startswith(("lora.", "weight.", "prompt."))}
 
 
 def on(device: torch.device, state: State) -> State:

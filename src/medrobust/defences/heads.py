@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medrobust.data.task import Task
 from medrobust.errors import PromptError
-from medrobust.types import Context, Features, Logits, VisionLanguageModel
+from medrobust.types import Context, DeepContext, Features, Logits, VisionLanguageModel
 
 Prototypes = Float[Tensor, "classes dim"]
 
@@ -54,13 +54,15 @@ class PromptHead:
             return replace(self, context=context, prototypes=text_prototypes(self.model, self.names, context))
 
 
-def text_prototypes(model: VisionLanguageModel, texts: Sequence[str], context: Context | None = None) -> Prototypes:
+def text_prototypes(
+    model: VisionLanguageModel, texts: Sequence[str], context: Context | None = None, deep: DeepContext | None = None
+) -> Prototypes:
     """Unit text features, one a class.
 
     Raises PromptError naming the class whose prompt does not fit.
     """
     try:
-        return F.normalize(model.encode_text(texts, context), dim=-1)
+        return F.normalize(model.encode_text(texts, context, deep), dim=-1)
     except PromptError as error:
         raise PromptError(f"class {error.index} of {len(texts)}, {error}", error.index) from None
 

@@ -1,9 +1,7 @@
 """What a defence learned, on disk: safetensors with a header that says for which model and task."""
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medrobust import __version__
 from medrobust.data.task import Task
-from medrobust.errors import StateError, cannot_write
+from medrobust.errors import StateError
+from medrobust.files import replace_bytes
 from medrobust.types import State, VisionLanguageModel
 
 FORMAT = "medrobust-state"
@@ -60,19 +59,8 @@ def save_state(path: Path, state: State, header: Header) -> None:
     from safetensors.torch import save
 
     said = {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.model_dump().items()}
-    data = save({key: value.contiguous() for key, value in state.items()}, {"format": FORMAT, **said})
-    draft = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+    held = {key: value.contiguous() for key, value in state.items()}
+    replace_bytes(path, save(held, {"format": FORMAT, **said}))
 
 
 def load_state(path: Path) -> tuple[State, Header]:
@@ -112,23 +100,24 @@ def settings_of(header: Header, defence: str, asked: Mapping[str, Any], *, path:
     return {**header.settings, **asked}
 
 
-def load_checked(path: Path, model: VisionLanguageModel, task: Task) -> tuple[State, Header]:
-    """A state file that belongs to this model and task; raises StateError."""
+def load_checked(path: Path, model: VisionLanguageModel, task: Task, *, transfer: bool = False) -> tuple[State, Header]:
+    """A state file that belongs to this model and task; with `transfer`, to any task. Raises StateError."""
     state, header = load_state(path)
-    check_header(header, model, task, path=path)
+    check_header(header, model, task, path=path, transfer=transfer)
     return state, header
 
 
-def check_header(header: Header, model: VisionLanguageModel, task: Task, *, path: Path) -> None:
-    """Refuse a state of another model or task, by name.
+def check_header(header: Header, model: VisionLanguageModel, task: Task, *, path: Path, transfer: bool = False) -> None:
+    """Refuse a state of another model or task, by name; with `transfer`, the task may be another.
 
     Raises StateError.
     """
     if header.model_sha256 != model.sha256:
         found, wanted = f"{header.model} ({header.model_sha256[:12]})", f"{model.name} ({model.sha256[:12]})"
         raise StateError(f"{path} was learned for model {found}, asked for {wanted}; pass --model {header.model}")
-    if header.task != task.name or header.classes != task.classes:
+    if not transfer and (header.task != task.name or header.classes != task.classes):
         raise StateError(
             f"{path} was learned for task {header.task} with classes {', '.join(header.classes)}, asked for "
-            f"{task.name} with classes {', '.join(task.classes)}; pass --task {header.task}"
+            f"{task.name} with classes {', '.join(task.classes)}; pass --task {header.task}, or --transfer to "
+            "use it across tasks"
         )

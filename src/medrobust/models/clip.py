@@ -6,10 +6,10 @@ std from its preprocessor_config.json. Images enter in [0, 1] and are normalised
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from medrobust.errors import ModelError, PromptError
 from medrobust.models.parts import read_vit
-from medrobust.models.prompting import inserted, token_rows
+from medrobust.models.prompting import HasTokens, deepened, inserted, token_rows
 from medrobust.models.weights import Weights
-from medrobust.types import Context, Features, Images, Interpolation, Preprocess
+from medrobust.types import Context, DeepContext, Features, Images, Interpolation, Preprocess, PromptShape
 from medrobust.vit import NotAViT, ViT
 
 # PIL's numbers for resampling filters, as preprocessor_config.json writes them
@@ -44,6 +44,20 @@ class VisionTower(nn.Module):
         dtype = next(self.projection.parameters()).dtype
         pixels = ((images - self.mean) / self.std).to(dtype)
         return self.projection(self.tower(pixel_values=pixels).pooler_output).float()
+
+    @property
+    def _tower(self) -> Any:  # CLIPVisionModel of transformers
+        return self.tower
+
+    @property
+    def embeddings(self) -> nn.Module:
+        """What makes tokens of pixels."""
+        return self._tower.embeddings
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The blocks, in order."""
+        return list(self._tower.encoder.layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +94,22 @@ class Clip:
             raise ModelError(f"{self.name} takes {size} x {size} pixels, got {images.shape[-2]} x {images.shape[-1]}")
         return self.vision(images.to(self.device))
 
-    def encode_text(self, texts: Sequence[str], context: Context | None = None) -> Float[Tensor, "texts dim"]:
-        """Text features, not normalised, of prompts cropped to the longest of them."""
+    def prompt_shape(self) -> PromptShape:
+        """Where learned prompts fit in. Raises NotAViT where the image encoder has no tokens."""
+        vision = self.vision
+        if not isinstance(vision, HasTokens):
+            raise NotAViT(f"the image encoder is a {type(vision).__name__}, which takes no learned tokens")
+        text_width = self.text.get_input_embeddings().weight.shape[1]
+        vision_width = cast(nn.Linear, vision.projection).in_features
+        return PromptShape(vision_width, len(vision.layers), text_width, len(self.text.encoder.layers))
+
+    def encode_text(
+        self, texts: Sequence[str], context: Context | None = None, deep: DeepContext | None = None
+    ) -> Float[Tensor, "texts dim"]:
+        """Text features, not normalised, of prompts cropped to the longest of them.
+
+        Raises PromptError where one does not fit, or where `deep` does not go with `context` or the tower.
+        """
         words = 0 if context is None else context.shape[0]
         tokens = [self.tokenize(text) for text in texts]
         try:
@@ -90,7 +118,10 @@ class Clip:
             raise PromptError(f"{texts[error.index]!r}: {error}", error.index) from None
         if context is None:
             return self._pooled(rows)
-        with inserted(self._embedding(), context):
+        with ExitStack() as prompts:
+            prompts.enter_context(inserted(self._embedding(), context))
+            if deep is not None:
+                prompts.enter_context(deepened(list(self.text.encoder.layers), deep, words=words))
             return self._pooled(rows)
 
     def embed_words(self, text: str) -> Context:

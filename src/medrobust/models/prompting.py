@@ -1,13 +1,41 @@
-"""Learned context inside any text tower, by a hook on its token embedding."""
+"""Learned prompts inside towers that know nothing of them, by hooks on their embeddings and layers.
 
+Text: context vectors, at the input and at deeper layers; the hooks last for one call. Vision: a frame of pixels and
+tokens, at the input and at deeper layers, in a copy of the modules that shares the weights, so that the encoder of the
+model is never touched and several prompted encoders live side by side.
+
+References: Zhou et al., IJCV 2022 (context); Jia et al., "Visual prompt tuning", ECCV 2022 (tokens, deep prompts);
+Khattak et al., "MaPLe: multi-modal prompt learning", CVPR 2023 (deep prompts in both towers).
+"""
+
+import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medrobust.errors import PromptError
-from medrobust.types import Context
+from medrobust.types import Context, DeepContext, Features, Images
+
+Border = Float[Tensor, "3 pixels"]  # of a frame, row by row, in units of normalised pixels
+
+
+@runtime_checkable
+class HasTokens(Protocol):
+    """An image encoder made of layers over tokens, which normalises its images inside."""
+
+    std: Tensor
+    projection: nn.Module  # after the pooled token
+
+    @property
+    def embeddings(self) -> nn.Module: ...
+
+    @property
+    def layers(self) -> Sequence[nn.Module]: ...
 
 
 @contextmanager
@@ -26,6 +54,117 @@ def inserted(embedding: nn.Module, context: Context, *, start: int = 1) -> Itera
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def deepened(layers: Sequence[nn.Module], deep: DeepContext, *, words: int, start: int = 1) -> Iterator[None]:
+    """While it lasts, positions `start` .. `start + words` at the input of layer i + 1 are `deep[i]`.
+
+    The gradient reaches `deep`. Raises PromptError where there are more deep prompts than layers, or where they are
+    longer or shorter than what they take the place of.
+    """
+    _check_deep(deep, words, len(layers))
+
+    def overwrite(number: int, _module: nn.Module, inputs: tuple) -> tuple:
+        return (overwritten(inputs[0], deep[number], start), *inputs[1:])
+
+    with ExitStack() as hooks:
+        for number in range(len(deep)):
+            handle = layers[number + 1].register_forward_pre_hook(partial(overwrite, number))
+            hooks.callback(handle.remove)
+        yield
+
+
+def overwritten(
+    hidden: Float[Tensor, "batch tokens width"], prompt: Context, start: int
+) -> Float[Tensor, "batch tokens width"]:
+    """The same tokens with the prompt at `start` and after it."""
+    words = prompt.to(hidden.dtype).expand(hidden.shape[0], -1, -1)
+    return torch.cat([hidden[:, :start], words, hidden[:, start + prompt.shape[0] :]], dim=1)
+
+
+def _check_deep(deep: DeepContext, words: int, layers: int) -> None:
+    if len(deep) >= layers or deep.shape[1] != words:
+        raise PromptError(
+            f"deep prompts of {deep.shape[1]} words for {len(deep)} layers after the first do not fit a context of "
+            f"{words} words in a tower of {layers} layers"
+        )
+
+
+class PromptedVision(nn.Module):
+    """An image encoder with a learned frame of pixels, learned tokens after its own, and deep prompts in their place.
+
+    `border` is added to normalised pixels; `tokens` (m x width) join at the input; `deep` (layers x m x width) takes
+    their place at the inputs of the second and later layers. The encoder handed in is not changed; its weights are
+    shared. Raises PromptError for what does not fit it.
+    """
+
+    border: Any  # tensors or None
+    tokens: Any
+    deep: Any
+
+    def __init__(
+        self,
+        vision: nn.Module,
+        *,
+        border: Border | None = None,
+        tokens: Context | None = None,
+        deep: DeepContext | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(vision, HasTokens):
+            raise PromptError(f"the image encoder is a {type(vision).__name__}, which takes no learned tokens")
+        if deep is not None and tokens is None:
+            raise PromptError("deep prompts take the place of tokens, and there are none at the input")
+        self.vision = shared_copy(vision)
+        own: HasTokens = self.vision  # type: ignore[assignment]
+        for name, value in (("border", border), ("tokens", tokens), ("deep", deep)):
+            self.register_buffer(name, None if value is None else value.detach().clone())
+        if tokens is not None:
+            own.embeddings.register_forward_hook(self._append)
+        if tokens is not None and deep is not None:
+            _check_deep(deep, len(tokens), len(own.layers))
+            for number in range(len(deep)):
+                own.layers[number + 1].register_forward_pre_hook(partial(self._overwrite, number))
+
+    def forward(self, images: Images) -> Features:
+        """As the encoder within, on the prompted images."""
+        if self.border is not None:
+            own: HasTokens = self.vision  # type: ignore[assignment]
+            images = images + own.std * framed(self.border, images.shape[-1])
+        return self.vision(images)
+
+    def _append(self, _module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        return torch.cat([output, self.tokens.to(output.dtype).expand(output.shape[0], -1, -1)], dim=1)
+
+    def _overwrite(self, number: int, _module: nn.Module, inputs: tuple) -> tuple:
+        hidden = inputs[0]
+        return (overwritten(hidden, self.deep[number], hidden.shape[1] - self.tokens.shape[0]), *inputs[1:])
+
+
+def frame_pixels(size: int, width: int) -> int:
+    """How many pixels a frame of that width has.
+
+    >>> frame_pixels(4, 1)
+    12
+    """
+    return size**2 - max(0, size - 2 * width) ** 2
+
+
+def framed(border: Border, size: int) -> Float[Tensor, "3 size size"]:
+    """The numbers of a frame as an image that is zero inside; raises PromptError where they make no whole frame."""
+    width = next((w for w in range(1, size // 2 + 1) if frame_pixels(size, w) == border.shape[1]), None)
+    if width is None:
+        raise PromptError(f"{border.shape[1]} pixels make no frame around an image of {size} x {size}")
+    mask = torch.ones(size, size, dtype=torch.bool, device=border.device)
+    mask[width : size - width, width : size - width] = False
+    return torch.zeros(3, size, size, device=border.device, dtype=border.dtype).masked_scatter(mask, border)
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """The same modules anew over the very same weights, for hooks of its own."""
+    kept = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, kept)
 
 
 def token_rows(tokens: Sequence[Sequence[int]], *, words: int, limit: int) -> Tensor:

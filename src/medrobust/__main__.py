@@ -1,0 +1,5 @@
+"""`python -m medrobust`, for torchrun."""
+
+from medrobust.cli import main
+
+main()

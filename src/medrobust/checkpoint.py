@@ -1,0 +1,85 @@
+"""A training cut off, on disk: safetensors, as nothing of ours is ever unpickled."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medrobust.errors import RunError
+from medrobust.files import replace_bytes
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file from which a training goes on where it was cut off, with the same result.
+
+    `about` says what is learned; a checkpoint of anything else is refused. It is written every `seconds` of training.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    seconds: float = 30.0
+
+    def keep(self, optimiser: torch.optim.Optimizer, history: list[float]) -> None:
+        """Parameters, the optimiser's own numbers and the losses so far, in one safetensors file, whole or not at all.
+
+        Raises RunError where it cannot be written.
+        """
+        from safetensors.torch import save
+
+        tensors = {"history": torch.tensor(history, dtype=torch.float64)}
+        for number, parameter in enumerate(parameters_of(optimiser)):
+            tensors[f"{number}.value"] = parameter.detach()
+            for key, value in optimiser.state[parameter].items():
+                if value is not None:
+                    tensors[f"{number}.optimiser.{key}"] = torch.as_tensor(value)
+        held = {key: value.cpu().contiguous() for key, value in tensors.items()}
+        replace_bytes(self.path, save(held, {"about": json.dumps(dict(self.about), sort_keys=True)}))
+
+    def restore(self, optimiser: torch.optim.Optimizer) -> list[float]:
+        """Put back what was kept, if anything, and return the losses so far.
+
+        Raises RunError where the file is broken or of another training.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not self.path.exists():
+            return []
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                before = json.loads((file.metadata() or {}).get("about", "null"))
+                self._check(before)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError, ValueError) as error:
+            raise RunError(f"{self.path} is no complete checkpoint ({error}); delete it to begin anew") from error
+        with torch.no_grad():
+            for number, parameter in enumerate(parameters_of(optimiser)):
+                parameter.copy_(tensors[f"{number}.value"])
+                start = f"{number}.optimiser."
+                for key in (key for key in tensors if key.startswith(start)):
+                    place = "cpu" if key == f"{start}step" else parameter.device
+                    optimiser.state[parameter][key.removeprefix(start)] = tensors[key].to(place)
+        return [float(value) for value in tensors["history"]]
+
+    def drop(self) -> None:
+        """Remove the file, once what was learned is safe elsewhere."""
+        self.path.unlink(missing_ok=True)
+
+    def _check(self, before: Any) -> None:
+        asked = json.loads(json.dumps(dict(self.about), sort_keys=True))
+        found = before if isinstance(before, dict) else {}
+        for key, wanted in asked.items():
+            if found.get(key) != wanted:
+                raise RunError(
+                    f"{self.path} is a training cut off, with {key} = {found.get(key)}, asked for {wanted}; finish it "
+                    "with its own settings, delete it, or use another --out"
+                )
+
+
+def parameters_of(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    """All that it changes, in its order."""
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]

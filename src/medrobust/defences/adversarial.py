@@ -1,0 +1,203 @@
+"""The loop of adversarial training: attack a batch, learn from it. What is learned, and how it is scored, come in."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from medrobust.attacks import AttackError, Ball, masking
+from medrobust.attacks.ball import Norm, pixels_of
+from medrobust.attacks.draws import Draws
+from medrobust.attacks.pgd import ascend
+from medrobust.data.augment import augment
+from medrobust.data.sources import shots
+from medrobust.data.task import Dataset
+from medrobust.errors import DataError
+from medrobust.seeds import stream
+from medrobust.training import Schedule, Session, descend
+from medrobust.types import Classifier, Images, Labels, State
+
+PerImage = Float[Tensor, " batch"]
+_RESIDENT = 2**30  # bytes of images that are kept decoded; more are read again in every epoch
+
+
+Pixels = Annotated[float, BeforeValidator(pixels_of)]  # `4/255` or a float, in pixels of [0, 1]
+
+
+class Adversarial(BaseModel):
+    """What every adversarial training may be told. Lengths are in pixels of [0, 1]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    shots: int | None = Field(None, ge=1)  # images a class; None: all there are
+    epochs: int = Field(10, ge=1)
+    batch: int = Field(256, ge=1)  # over all processes together
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(1e-4, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)  # of sgd
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(1000, ge=0)  # steps, at most a tenth of all (ours)
+    clip_norm: float | None = Field(None, gt=0)
+    norm: Norm = "linf"
+    eps: Pixels = 1 / 255
+    attack_steps: int = Field(2, ge=1)
+    attack_step: Pixels = 1 / 255
+    augment: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the forward passes; weights and sums stay float32
+
+    @model_validator(mode="after")
+    def _lengths_can_be_meant(self) -> "Adversarial":
+        for length in (self.eps, self.attack_step):
+            Ball(self.norm, length)  # says what is wrong with 8, and what was meant
+        return self
+
+
+class Objective(NamedTuple):
+    """What the attack climbs and what the training descends, one number an image.
+
+    `climb(student, images, labels)` gives a function of the attacked pixels; `score(student, images, attacked, labels)`
+    is the loss. The student that is attacked has no gradient to its parameters.
+    """
+
+    climb: Callable[[Classifier, Images, Labels], Callable[[Images], PerImage]]
+    score: Callable[[Classifier, Images, Images, Labels], PerImage]
+
+
+def learn(
+    start: State,
+    student: Callable[[State], Classifier],
+    objective: Objective,
+    data: Dataset,
+    settings: Adversarial,
+    *,
+    device: torch.device,
+    generator: torch.Generator,
+    session: Session | None = None,
+) -> State:
+    """min over the state of the mean score at attacked images; `student(state)` is differentiable by the state.
+
+    Batches, views and starting points depend on the generator's next number and the step alone: neither the number of
+    processes nor an interruption changes them. Where memory runs out the batch is worked off in halves, which gives
+    the same gradient. Raises AttackError for a classifier that answers the same image differently, DataError for
+    images of one class.
+    """
+    held = session or Session()
+    batches = Batches.of(data, settings, generator)
+    state = {key: value.detach().clone().to(device).requires_grad_(True) for key, value in start.items()}
+    _check(batches, student(detached(state)), device)
+    size = settings.batch
+
+    def backward(step: int) -> float:
+        nonlocal size
+        rows = batches.rows(step)
+        views, mine = batches.views(step, rows), held.workers.share(torch.arange(len(rows)))
+        while True:
+            try:
+                parts = (part for part in mine.split(size) if len(part))
+                return sum(_backward(step, rows[part], views[part], len(rows)) for part in parts)
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size = max(1, min(size, len(mine)) // 2)
+                held.say(f"memory ran out; from here on {size} images are worked on at once, with the same result")
+                for value in state.values():
+                    value.grad = None
+
+    def _backward(step: int, rows: Rows, views: Images, whole: int) -> float:
+        images, labels = views.to(device), batches.labels[rows].to(device)
+        begin = batches.starts(step, rows, images, settings)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            climb = objective.climb(student(detached(state)), images, labels)
+            attacked = ascend(
+                climb, images, ball=Ball(settings.norm, settings.eps), steps=settings.attack_steps,
+                step=settings.attack_step, start=begin,
+            )  # fmt: skip
+            loss = objective.score(student(state), images, attacked, labels).sum() / whole
+        loss.backward()
+        return float(loss.detach())
+
+    descend(
+        backward, optimiser_of(state, settings), schedule_of(batches.per_epoch, settings),
+        clip_norm=settings.clip_norm, session=held,
+    )  # fmt: skip
+    return {key: value.detach().cpu() for key, value in state.items()}
+
+
+Rows = Int[Tensor, " rows"]
+
+
+class Batches(NamedTuple):
+    """Which images every step sees, and how; all of it follows from one seed."""
+
+    read: Callable[[Rows], Images]
+    labels: Labels
+    seed: int
+    batch: int
+    augmented: bool
+
+    @classmethod
+    def of(cls, data: Dataset, settings: Adversarial, generator: torch.Generator) -> "Batches":
+        """The images of a training, some of each class or all."""
+        chosen = data if settings.shots is None else shots(data, settings.shots, generator)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return cls(_reader(chosen), chosen.labels, seed, settings.batch, settings.augment)
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps until every image has been seen."""
+        return -(-len(self.labels) // self.batch)
+
+    def rows(self, step: int) -> Rows:
+        """The images of a step; every epoch has an order of its own, and its last batch may be smaller."""
+        epoch, place = divmod(step, self.per_epoch)
+        order = torch.randperm(len(self.labels), generator=stream(self.seed, "order", epoch))
+        return order[place * self.batch : (place + 1) * self.batch]
+
+    def views(self, step: int, rows: Rows) -> Images:
+        """Those images, turned and cut anew in every step."""
+        images = self.read(rows)
+        if not self.augmented:
+            return images
+        return augment(images, stream(self.seed, "augment", step), scale=(0.8, 1.0), colour=0.0)
+
+    def starts(self, step: int, rows: Rows, images: Images, settings: Adversarial) -> Images:
+        """Where the attack on each image begins: uniform in the ball."""
+        numbers = Draws(tuple(stream(self.seed, f"attack {step}", row) for row in rows.tolist()))
+        return Ball(settings.norm, settings.eps).random(images, numbers)
+
+
+def detached(state: State) -> State:
+    """The same numbers without their gradients."""
+    return {key: value.detach() for key, value in state.items()}
+
+
+def optimiser_of(state: State, settings: Adversarial) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW."""
+    values = list(state.values())
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(values, lr=settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(values, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def schedule_of(per_epoch: int, settings: Adversarial) -> Schedule:
+    """A linear warm-up and half a cosine."""
+    steps = per_epoch * settings.epochs
+    return Schedule(settings.lr, steps, warmup=min(settings.warmup, steps // 10))
+
+
+def _check(batches: Batches, classifier: Classifier, device: torch.device) -> None:
+    if len(batches.labels.unique()) < 2:
+        raise DataError("all images to learn from are of one class; adversarial training needs images of two at least")
+    unsteady = masking.randomness(classifier, batches.read(torch.arange(min(4, len(batches.labels)))).to(device))
+    if unsteady:
+        raise AttackError(f"nothing can be learned from this model: {unsteady}")
+
+
+def _reader(data: Dataset) -> Callable[[Rows], Images]:
+    if data.read(0).nbytes * len(data) > _RESIDENT:
+        return lambda rows: data.images(rows.tolist())
+    everything = data.images()
+    return lambda rows: everything[rows]
