@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner, Result
 from medrobust.attacking import AttackSettings, attack, look, work
 from medrobust.attacking.notes import Notes
 from medrobust.attacking.settings import attacks_of, passes
-from medrobust.attacking.work import Siege, attack_all, attack_batch, read
+from medrobust.attacking.work import Siege, attack_all, attack_batch, planned, read
 from medrobust.attacks import ATTACKS, AttackError, Ball
 from medrobust.attacks.pgd import Pgd
 from medrobust.attacks.square import Square
@@ -29,7 +30,7 @@ from medrobust.preparation import Bench, Reporter, prepare
 from medrobust.results import Journal
 from medrobust.results.attacked import ATTACKED, AttackedKey, AttackedRow, from_line, read_attacked, to_line
 from medrobust.run import run
-from medrobust.types import Classifier
+from medrobust.types import Classifier, Images, Labels
 
 DEFENCES = (
     Choice(name="zero-shot"),
@@ -37,6 +38,7 @@ DEFENCES = (
 )
 TUNED = Choice(name="promptsmooth", label="tuned", settings={"mode": "zero-shot", "draws": 4, "tune_lr": 0.05})
 STRONG = AttackSettings(attacks=("pgd",), eps=56 / 255, batch=2)
+GRADED = AttackSettings(attacks=("pgd",), eps=(56 / 255, 28 / 255), batch=2)
 FILES = ("attacked.jsonl", "attacked.json", "summary.json", "report.html", "results.md", "attack.yaml")
 
 
@@ -55,13 +57,20 @@ def finished(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
+@pytest.fixture(scope="module")
+def graded(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "graded"
+    attack(experiment, GRADED, out)
+    return out
+
+
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
 
 
 def toy_siege(
-    model: Clip, eps: float, *, order: tuple[int, ...] = (0, 1, 2, 3, 4), batch: int = 64, norm: str = "linf"
+    model: Clip, *eps: float, order: tuple[int, ...] = (0, 1, 2, 3, 4), batch: int = 64, norm: str = "linf"
 ) -> Siege:
     """Images 1, 3, 5 and 7 grey levels from the border of a half space, and one on its wrong side."""
     task = Task("toy", "Toy", ("below", "above"), ((), ()), ("a {}.",))
@@ -73,7 +82,7 @@ def toy_siege(
         task, tuple(f"image {i}" for i in order), tuple(labels[i] for i in order),
         lambda i: images[order[i]], "toy", "test",
     )  # fmt: skip
-    settings = AttackSettings(attacks=("pgd",), norm=norm, eps=eps, batch=batch)
+    settings = AttackSettings(attacks=("pgd",), norm=norm, eps=tuple(eps), batch=batch)
     fitted = Fitted("toy", make("zero-shot"), one_pixel(0.5), "none")
     return Siege(Bench(Experiment(), model, task, data), [fitted], settings, {"pgd": Pgd(steps=20)}, Reporter())
 
@@ -106,6 +115,85 @@ def test_neither_order_nor_batch_mates_change_a_row(tiny: Clip) -> None:
         again = toy_rows(toy_siege(tiny, 6 / 255, order=order, batch=batch))
         assert len(again) == len(order)
         assert all(rows[key] == row for key, row in again.items())
+
+
+def test_only_images_still_standing_are_attacked_at_a_larger_eps(tiny: Clip) -> None:
+    given: list[int] = []
+
+    def counted(classifier: Classifier, images: Images, labels: Labels, *, ball: Ball, generator: Any) -> Images:
+        given.append(len(images))
+        return Pgd(steps=20)(classifier, images, labels, ball=ball, generator=generator)
+
+    siege = toy_siege(tiny, 6 / 255, 2 / 255, 4 / 255)
+    rows = toy_rows(siege._replace(attacks={"pgd": counted}))
+    assert set(rows) == set(planned(siege, siege.bench.data.ids))
+    assert given == [4, 3, 2]  # one is wrong from the start; each eps breaks one more
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_rows_of_a_larger_eps_are_carried_over_or_those_of_that_eps_alone(tiny: Clip, norm: str) -> None:
+    sizes = [2 / 255, 4 / 255, 6 / 255]
+    rows = toy_rows(toy_siege(tiny, *sizes, norm=norm))
+    assert len(rows) == 15
+    for smaller, eps in zip([None, *sizes], sizes, strict=False):
+        alone = toy_rows(toy_siege(tiny, eps, norm=norm))
+        for item in (f"image {i}" for i in range(5)):
+            row, before = rows[item, eps, "toy"], smaller and rows[item, smaller, "toy"]
+            if before and before.broken_by is not None:
+                assert row == replace(before, eps=eps)
+            else:
+                assert row == alone[item, eps, "toy"]
+    standing = [[key.id for key, row in rows.items() if key.eps == eps and row.broken_by is None] for eps in sizes]
+    assert standing == [["image 1", "image 2", "image 3"], ["image 2", "image 3"], ["image 3"]]
+
+
+def test_a_picture_shows_the_smallest_eps_that_broke_its_image(tiny: Clip) -> None:
+    siege, notes = toy_siege(tiny, 2 / 255, 6 / 255), Notes({}, {}, {}, {})
+    attack_batch(siege, siege.fitted[0], read(siege.bench, range(5)), notes)
+    shown = {one["id"]: one["eps"] for one in notes.pictures["toy"]}
+    assert shown == {"image 0": 2 / 255, "image 1": 6 / 255, "image 2": 6 / 255}
+
+
+def test_several_eps_are_told_side_by_side(graded: Path, finished: Path) -> None:
+    rows = read_attacked(graded / "attacked.jsonl")
+    sizes = [28 / 255, 56 / 255]
+    assert [row.key for row in rows[:4]] == [
+        AttackedKey(rows[0].id, eps, name) for eps in sizes for name in ("zero-shot", "few-shot")
+    ]
+    summary = json.loads((graded / "summary.json").read_text())
+    for name in ("zero-shot", "few-shot"):
+        shares = summary["robust_accuracy"][name]
+        kept = [shares[f"pgd linf {level}/255"]["hits"] for level in (28, 56)]
+        assert kept == [
+            sum(row.broken_by is None for row in rows if (row.defence, row.eps) == (name, eps)) for eps in sizes
+        ]
+        assert kept == sorted(kept, reverse=True)
+    assert len({row.broken_by is None for row in rows if row.eps == sizes[0]}) == 2  # something to tell apart
+    assert "| robust 28/255 | robust 56/255 | broken by, at 56/255 |" in (graded / "results.md").read_text()
+    assert "accuracy under attack" in (graded / "robust_accuracy.svg").read_text()
+    assert not (finished / "robust_accuracy.svg").exists()
+
+
+def test_killed_between_two_eps_it_ends_with_the_same_bytes(
+    graded: Path, tmp_path: Path, experiment: Experiment
+) -> None:
+    folder = shutil.copytree(graded, tmp_path / "run")
+    lines = (graded / "attacked.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "attacked.jsonl").write_bytes(b"".join(lines[:5]) + lines[5][:30])
+    attack(experiment, GRADED, folder)
+    for name in (*FILES, "robust_accuracy.svg"):
+        assert (folder / name).read_bytes() == (graded / name).read_bytes(), name
+
+
+def test_an_attack_yaml_with_a_lone_eps_is_understood(folder: Path, experiment: Experiment) -> None:
+    before = (folder / "attacked.jsonl").read_bytes()
+    values = yaml.safe_load((folder / "attack.yaml").read_text())
+    (folder / "attack.yaml").write_text(yaml.safe_dump({**values, "eps": values["eps"][0]}))
+    with pytest.raises(RunError, match="holds an attack in linf 56/255, asked for linf 28/255, 56/255"):
+        attack(experiment, GRADED, folder)
+    summary = attack(experiment, STRONG, folder)
+    assert (folder / "attacked.jsonl").read_bytes() == before
+    assert summary["attack"]["eps"] == [56 / 255]
 
 
 def test_a_run_leaves_all_that_a_reader_needs(finished: Path, experiment: Experiment) -> None:
@@ -194,7 +282,7 @@ def test_a_larger_limit_goes_on(folder: Path, experiment: Experiment) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"eps": 4 / 255}, "holds an attack in linf 56/255, asked for linf 4/255"),
+        ({"eps": (4 / 255,)}, "holds an attack in linf 56/255, asked for linf 4/255"),
         ({"norm": "l2"}, "holds an attack in linf 56/255, asked for l2 56/255"),
         ({"attacks": ("cw",)}, "with attacks ="),
         ({"batch": 3}, "with batch = 2, asked for 3"),
@@ -263,17 +351,19 @@ def test_flags_are_said_shown_and_kept(tmp_path: Path, tiny: Clip) -> None:
     stepped = Classifier(
         lambda images: (images.flatten(1) * 51).round() / 51 + 0 * images.flatten(1), one_pixel(0.5).head
     )
-    siege = toy_siege(tiny, 6 / 255)
+    siege = toy_siege(tiny, 2 / 255, 6 / 255)
     siege = siege._replace(
         fitted=[siege.fitted[0]._replace(classifier=stepped)],
         attacks={"pgd": Pgd(steps=3), "square": Square(queries=60)},
     )
-    plan = [AttackedKey(item, "toy") for item in siege.bench.data.ids]
+    plan = planned(siege, siege.bench.data.ids)
     with Journal.open(tmp_path / "attacked.jsonl", plan, ATTACKED) as journal:
         attack_all(siege, tmp_path, journal)
     kept = Notes.open(tmp_path)
     assert any("gradient by the pixels is zero" in sentence for sentence in kept.flags["toy"])
-    assert "black-box attack square broke" in str(kept.black_box["toy"])
+    rows = [row for row in read_attacked(tmp_path / "attacked.jsonl") if row.eps == 6 / 255]
+    broken = sum(row.broken_by == "square" for row in rows)
+    assert f"black-box attack square broke {broken} of 5 images" in str(kept.black_box["toy"])
 
 
 def test_nothing_right_and_answers_by_chance_are_refused(tiny: Clip) -> None:
@@ -347,6 +437,8 @@ def test_the_standard_set_is_called_autoattack(
     [
         (["--eps", 8], "did you mean 8/255?"),
         (["--eps", "eight"], "write it as 8/255"),
+        (["--eps", "1/255", "--eps", 8], "did you mean 8/255?"),
+        (["--eps", "1/255", "--eps", "1/255"], "eps 1/255 is given twice"),
         (["--norm", "l3"], "there are linf and l2"),
         (["--attack", "pdg"], "did you mean 'pgd'?"),
         (["--attack", "pgd", "--attack", "pgd"], "named twice"),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from medrobust.results.attacked import AttackedRow
 from medrobust.results.records import Row
 from medrobust.smoothing import bounds
 
@@ -45,3 +46,14 @@ def study(sigmas: tuple[float, ...] = (0.25, 0.5)) -> list[Row]:
         for sigma in sigmas
         for defence in votes
     ]
+
+
+def assault(**changes: Any) -> AttackedRow:
+    """An image of class 1 that no attack broke, unless `broken_by` says which did."""
+    given: dict[str, Any] = {"id": "a", "label": 1, "defence": "zero-shot", "scope": "model", "norm": "linf"}
+    given |= {"eps": 1 / 255, "attack": "pgd", "standard": False, "broken_by": None, "seed": 0} | changes
+    by = given["broken_by"]
+    given |= {"clean": 0 if by == "clean" else 1, "answer": 1 if by is None else 0}
+    given["distance"] = 0.0 if by in (None, "clean") else 1 / 255
+    given["sigma"] = None if given["scope"] == "model" else 0.25
+    return AttackedRow(**given)

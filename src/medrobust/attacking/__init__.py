@@ -6,17 +6,16 @@ from typing import Any
 
 from medrobust.attacking.settings import AttackSettings as AttackSettings
 from medrobust.attacking.settings import attacks_of, check, claim_settings, keep_settings, passes
-from medrobust.attacking.work import Siege, attack_all, read
+from medrobust.attacking.work import Siege, attack_all, planned, read
 from medrobust.attacks import AttackError, masking
 from medrobust.attacks.attack import in_batches
 from medrobust.attacks.losses import wrong
 from medrobust.attacks.search import answer
-from medrobust.defences import make
 from medrobust.experiment import Experiment
 from medrobust.fitting import fit_all
 from medrobust.preparation import Reporter, check_settings, claim, keep_environment, keep_experiment, prepare
 from medrobust.results import Journal
-from medrobust.results.attacked import ATTACKED, AttackedKey
+from medrobust.results.attacked import ATTACKED
 from medrobust.results.folder import republish
 
 
@@ -25,14 +24,14 @@ def attack(
 ) -> dict[str, Any]:
     """Attack every image of an experiment under every defence; an interrupted attack goes on where it stopped.
 
+    With several eps, an image broken at one counts as broken at all larger ones, and is not attacked there.
     The classifier attacked is the one deployed without noise. Where a prompt is tuned on the input, it is attacked
     frozen, as it was tuned on the clean image. The summary comes back. Raises MedrobustError, with everything already
     written intact.
     """
     tell = reporter or Reporter()
     check_settings(experiment)
-    tuned = [one.called for one in experiment.defences if make(one.name, one.settings).tune is not None]
-    check(settings, experiment, tuned)
+    check(settings, experiment)
     claim(out, experiment, attack=True)
     claim_settings(out, settings)
     bench = prepare(experiment)
@@ -42,7 +41,7 @@ def attack(
     siege = siege._replace(fitted=fit_all(bench, out, tell))
     seconds = look(siege)
     keep_environment(out, bench, {f.label: f.sha256 for f in siege.fitted})
-    plan = [AttackedKey(item, f.label) for item in bench.data.ids for f in siege.fitted]
+    plan = planned(siege, bench.data.ids)
     with Journal.open(out / "attacked.jsonl", plan, ATTACKED) as journal:
         keep_settings(out, settings)
         if not (out / "certified.jsonl").exists():
@@ -60,12 +59,12 @@ def announcement(siege: Siege) -> list[str]:
     """What will be done, and what it costs in passes of the encoder."""
     bench, settings = siege.bench, siege.settings
     classes = len(bench.task.classes)
-    each = passes(siege.attacks, classes)
+    each = passes(siege.attacks, classes) * len(settings.eps)
     names = ", ".join(choice.called for choice in bench.experiment.defences)
     total = each * len(bench.data) * len(bench.experiment.defences)
     lines = [
         f"attack {len(bench.data)} images of {bench.data.source} ({bench.data.split}) with {bench.model.name} under "
-        f"{names}: {settings.name} in {settings.ball}, at most {total:,} encoder passes ({each:,} an image and defence)"
+        f"{names}: {settings.name} in {settings.told}, at most {total:,} encoder passes ({each:,} an image and defence)"
     ]
     if bench.data.skipped:
         skipped = bench.data.skipped

@@ -40,12 +40,17 @@ class Notes:
         there += [sentence for sentence in dict.fromkeys(sentences) if sentence not in there]
 
     def show(self, row: AttackedRow, clean: Image, attacked: Image) -> None:
-        """Keep pictures of an image that an attack broke, while there are few."""
+        """Keep pictures of an image that an attack broke, while there are few; each once, at its first eps."""
         there = self.pictures.setdefault(row.defence, [])
         if row.broken_by in (None, "clean") or len(there) >= SHOWN or row.id in [one["id"] for one in there]:
             return
         about = {"id": row.id, "label": row.label, "clean": row.clean, "answer": row.answer}
-        about |= {"broken_by": row.broken_by, "distance": row.distance, "factor": magnification(clean, attacked)}
+        about |= {
+            "broken_by": row.broken_by,
+            "eps": row.eps,
+            "distance": row.distance,
+            "factor": magnification(clean, attacked),
+        }
         there.append({**about, "pictures": pictures(clean, attacked)})
 
     def keep(self, out: Path) -> None:

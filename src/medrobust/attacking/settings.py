@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medrobust.attacks import ATTACKS, Attack, AttackError, Ball, make
 from medrobust.attacks.apgd import Apgd
@@ -12,15 +13,17 @@ from medrobust.attacks.fab import Fab
 from medrobust.attacks.pgd import Pgd
 from medrobust.attacks.square import Square
 from medrobust.attacks.suite import standard_set
+from medrobust.defences import make as make_defence
 from medrobust.errors import RunError, cannot_write
 from medrobust.experiment import Experiment
+from medrobust.levels import eps_text
 
 WHOLE = "autoattack"
 _GRADIENT = 3  # a forward and a backward pass, in forward passes
 
 
 class AttackSettings(BaseModel):
-    """Attacks by name, one after the other at the images still right; eps in pixels of [0, 1].
+    """Attacks by name, one after the other at the images still right; eps, one or several, in pixels of [0, 1].
 
     `sigma` is the noise with which prompts that are tuned on the input are tuned, on the clean image, before they are
     frozen and attacked. `batch` images are attacked at once; it decides the last bits of an attack.
@@ -30,14 +33,29 @@ class AttackSettings(BaseModel):
 
     attacks: tuple[str, ...] = Field((WHOLE,), min_length=1)
     norm: str = "linf"
-    eps: float = 8 / 255
+    eps: tuple[float, ...] = Field((8 / 255,), min_length=1)  # ascending; a lone number is a tuple of one
     sigma: float | None = Field(None, gt=0)
     batch: int = Field(64, ge=1)
 
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return value if isinstance(value, list | tuple) else (value,)
+
+    @field_validator("eps")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(value))
+
     @property
-    def ball(self) -> Ball:
-        """Raises AttackError for an eps or a norm that cannot be meant."""
-        return Ball.parse(self.norm, self.eps)
+    def balls(self) -> tuple[Ball, ...]:
+        """The smallest first. Raises AttackError for an eps or a norm that cannot be meant."""
+        return tuple(Ball.parse(self.norm, eps) for eps in self.eps)
+
+    @property
+    def told(self) -> str:
+        """The balls in a sentence: `linf 1/255, 4/255`."""
+        return f"{self.balls[0].norm} {', '.join(eps_text(ball.eps) for ball in self.balls)}"
 
     @property
     def name(self) -> str:
@@ -45,12 +63,17 @@ class AttackSettings(BaseModel):
         return "+".join(self.attacks)
 
 
-def check(settings: AttackSettings, experiment: Experiment, tuned: list[str]) -> None:
-    """What can be told before anything is loaded; `tuned` are the defences that tune on the input.
+def tuned_in(experiment: Experiment) -> list[str]:
+    """The defences that tune on the input."""
+    return [one.called for one in experiment.defences if make_defence(one.name, one.settings).tune is not None]
 
-    Raises AttackError.
-    """
-    _ = settings.ball
+
+def check(settings: AttackSettings, experiment: Experiment) -> None:
+    """What can be told before anything is loaded. Raises AttackError."""
+    tuned, written = tuned_in(experiment), [eps_text(ball.eps) for ball in settings.balls]
+    twice = next((text for text in written if written.count(text) > 1), None)
+    if twice:
+        raise AttackError(f"eps {twice} is given twice; give each once")
     for name in settings.attacks:
         make(name)
     if len(set(settings.attacks)) < len(settings.attacks):
@@ -107,8 +130,8 @@ def claim_settings(out: Path, settings: AttackSettings) -> None:
         before = AttackSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise RunError(f"{path} cannot be read ({' '.join(str(error).split())}); use another --out") from error
-    if str(before.ball) != str(settings.ball):
-        raise RunError(f"{out} holds an attack in {before.ball}, asked for {settings.ball}; use another --out")
+    if before.told != settings.told:
+        raise RunError(f"{out} holds an attack in {before.told}, asked for {settings.told}; use another --out")
     for key, was in before.model_dump().items():
         if key not in ("norm", "eps") and getattr(settings, key) != was:
             raise RunError(

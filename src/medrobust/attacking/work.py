@@ -1,6 +1,7 @@
 """The work of an attack: a batch of images after another, under every defence, into rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from medrobust.attacking.notes import Notes
 from medrobust.attacking.settings import AttackSettings
-from medrobust.attacks import Attack, masking
+from medrobust.attacks import Attack, Ball, masking
 from medrobust.attacks.attack import in_batches
 from medrobust.attacks.report import Report
 from medrobust.attacks.search import answer
@@ -42,6 +43,11 @@ class Batch(NamedTuple):
     labels: Labels
 
 
+def planned(siege: Siege, ids: Sequence[str]) -> list[AttackedKey]:
+    """The rows to come, in their order."""
+    return [AttackedKey(item, ball.eps, f.label) for item in ids for ball in siege.settings.balls for f in siege.fitted]
+
+
 def attack_all(siege: Siege, out: Path, journal: Journal[AttackedRow]) -> None:
     """Append the rows that are not yet there, a batch of images at once.
 
@@ -51,8 +57,7 @@ def attack_all(siege: Siege, out: Path, journal: Journal[AttackedRow]) -> None:
     there, notes = journal.done, Notes.open(out)
     for start in range(0, len(data), size):
         numbers = range(start, min(start + size, len(data)))
-        keys = [AttackedKey(data.ids[number], f.label) for number in numbers for f in siege.fitted]
-        missing = [key for key in keys if key not in there]
+        missing = [key for key in planned(siege, data.ids[start : numbers.stop]) if key not in there]
         if missing:
             batch = read(siege.bench, numbers)
             rows = {row.key: row for f in siege.fitted for row in attack_batch(siege, f, batch, notes)}
@@ -60,7 +65,9 @@ def attack_all(siege: Siege, out: Path, journal: Journal[AttackedRow]) -> None:
             journal.append([rows[key] for key in missing])
         siege.tell.progress("attack", numbers.stop, len(data))
     for f in siege.fitted:
-        found = [row for row in read_attacked(out / "attacked.jsonl") if row.defence == f.label]
+        largest = siege.settings.balls[-1].eps  # what was broken in a smaller ball is broken there too
+        rows_there = read_attacked(out / "attacked.jsonl")
+        found = [row for row in rows_there if row.defence == f.label and row.eps == largest]
         notes.black_box[f.label] = _black_box(siege.attacks, found)
     notes.keep(out)
 
@@ -69,19 +76,41 @@ def attack_batch(siege: Siege, fitted: Fitted, batch: Batch, notes: Notes) -> li
     """One batch under one defence; where prompts are tuned on the input, image by image."""
     if fitted.label not in notes.flags:
         notes.flag(fitted.label, *probe(siege, fitted))
-    rows: list[AttackedRow] = []
-    for classifier, part in _parts(siege, fitted, batch):
-        report = evaluate(
-            classifier, part.images, part.labels, ball=siege.settings.ball, attacks=siege.attacks,
-            generator=[stream(siege.bench.experiment.seed, "attack", item) for item in part.ids],
-            batch=siege.settings.batch, probe=False, progress=siege.tell.progress,
-        )  # fmt: skip
-        notes.titles.setdefault(fitted.label, report.title)
-        notes.flag(fitted.label, *report.flags)
-        made = rows_of(siege, fitted.label, classifier, part, report)
-        for row, clean, attacked in zip(made, part.images, report.images, strict=True):
-            notes.show(row, clean, attacked)
-        rows += made
+    parts = _parts(siege, fitted, batch)
+    return [row for classifier, part in parts for row in attack_part(siege, fitted.label, classifier, part, notes)]
+
+
+def attack_part(
+    siege: Siege, defence: str, classifier: Classifier, batch: Batch, notes: Notes
+) -> Iterator[AttackedRow]:
+    """Ball after ball, the smallest first, each at the images that those inside it have left.
+
+    An image that was broken in a smaller ball is broken in all around it, by the same attacked image.
+    """
+    broken: dict[str, AttackedRow] = {}
+    for ball in siege.settings.balls:
+        yield from (replace(row, eps=ball.eps) for row in broken.values())
+        standing = _without(batch, broken)
+        if standing.ids:
+            found = attack_in_ball(siege, defence, classifier, standing, ball, notes)
+            broken |= {row.id: row for row in found if row.broken_by is not None}
+            yield from found
+
+
+def attack_in_ball(
+    siege: Siege, defence: str, classifier: Classifier, batch: Batch, ball: Ball, notes: Notes
+) -> list[AttackedRow]:
+    """All attacks at these images, in one ball."""
+    report = evaluate(
+        classifier, batch.images, batch.labels, ball=ball, attacks=siege.attacks,
+        generator=[stream(siege.bench.experiment.seed, "attack", item) for item in batch.ids],
+        batch=siege.settings.batch, probe=False, progress=siege.tell.progress,
+    )  # fmt: skip
+    notes.titles.setdefault(defence, report.title)
+    notes.flag(defence, *report.flags)
+    rows = rows_of(siege, defence, classifier, batch, report)
+    for row, clean, attacked in zip(rows, batch.images, report.images, strict=True):
+        notes.show(row, clean, attacked)
     return rows
 
 
@@ -95,19 +124,19 @@ def rows_of(siege: Siege, defence: str, classifier: Classifier, batch: Batch, re
         after = before if by in (None, "clean") else _said(attacked[number], label, right=False)
         rows.append(AttackedRow(
             id=item, label=label, defence=defence, scope=classifier.scope,
-            sigma=None if classifier.scope == "model" else settings.sigma, norm=settings.ball.norm,
-            eps=settings.ball.eps, attack=settings.name, standard=report.standard, clean=before, broken_by=by,
+            sigma=None if classifier.scope == "model" else settings.sigma, norm=report.ball.norm,
+            eps=report.ball.eps, attack=settings.name, standard=report.standard, clean=before, broken_by=by,
             answer=after, distance=float(report.distance[number]), seed=siege.bench.experiment.seed,
         ))  # fmt: skip
     return rows
 
 
 def probe(siege: Siege, fitted: Fitted) -> list[str]:
-    """Signs of masked gradients, at a few images spread over the data."""
+    """Signs of masked gradients, at a few images spread over the data, in the smallest ball."""
     bench = siege.bench
     few = read(bench, range(0, len(bench.data), -(-len(bench.data) // masking.PROBED)))
     found = evaluate(
-        fitted.classifier, few.images, few.labels, ball=siege.settings.ball, attacks={}, batch=siege.settings.batch,
+        fitted.classifier, few.images, few.labels, ball=siege.settings.balls[0], attacks={}, batch=siege.settings.batch,
         generator=[stream(bench.experiment.seed, "attack", item) for item in few.ids],
     )  # fmt: skip
     return list(found.flags)
@@ -118,6 +147,13 @@ def read(bench: Bench, numbers: Sequence[int]) -> Batch:
     device = bench.model.device
     labels = torch.tensor([bench.data.targets[number] for number in numbers], device=device)
     return Batch([bench.data.ids[number] for number in numbers], bench.data.images(numbers).to(device), labels)
+
+
+def _without(batch: Batch, left_out: Container[str]) -> Batch:
+    kept = [number for number, item in enumerate(batch.ids) if item not in left_out]
+    if len(kept) == len(batch.ids):
+        return batch
+    return Batch([batch.ids[number] for number in kept], batch.images[kept], batch.labels[kept])
 
 
 def _parts(siege: Siege, fitted: Fitted, batch: Batch) -> Iterator[tuple[Classifier, Batch]]:

@@ -11,6 +11,7 @@ from medrobust import __version__
 from medrobust.cli import certifying as certifying
 from medrobust.cli import auditing as auditing
 from medrobust.cli import attacking as attacking
+from medrobust.cli import evaluating as evaluating
 from medrobust.cli import learning as learning
 from medrobust.cli import asking as asking
 

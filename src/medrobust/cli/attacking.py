@@ -5,7 +5,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medrobust.cli.app import Device, Json, Model, Out, Seed, Skip, Task, command, listing, reporter, tell
+from medrobust.cli.app import (
+    Attacks,
+    Device,
+    Eps,
+    FitData,
+    FitSplit,
+    Json,
+    Limit,
+    Model,
+    Norm,
+    Out,
+    Revision,
+    Seed,
+    Skip,
+    Task,
+    Threads,
+    Transfer,
+    command,
+    listing,
+    reporter,
+    tell,
+)
 from medrobust.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,22 +41,21 @@ def attack(
     ] = None,
     defence: Annotated[list[str], typer.Option("--defence", help="NAME[:MODE][=STATE.safetensors]; repeat.")] = [],  # noqa: B006 - typer copies it
     model: Model = "builtin",
-    revision: Annotated[str | None, typer.Option(help="Of a hub id: a branch, tag or commit.")] = None,
+    revision: Revision = None,
     task: Task = None,
     split: Annotated[str, typer.Option(help="Which images are attacked.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="So many images, balanced over the classes.")] = None,
-    attack_: Annotated[
-        list[str], typer.Option("--attack", help="A name from `medrobust attacks`; repeat, they run in this order.")
-    ] = ["autoattack"],  # noqa: B006
-    norm: Annotated[str, typer.Option(help="Of the ball: linf or l2.")] = "linf",
-    eps: Annotated[str, typer.Option(help="Its size in pixels of [0, 1]: 8/255 or 0.03.")] = "8/255",
+    limit: Limit = None,
+    attack_: Attacks = ["autoattack"],  # noqa: B006
+    norm: Norm = "linf",
+    eps: Eps = ["8/255"],  # noqa: B006
     sigma: Annotated[
         float | None, typer.Option(help="Noise under which prompts are tuned on the clean image, before the attack.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images attacked at once; it decides the last bits.")] = 64,
-    fit_data: Annotated[str | None, typer.Option(help="Where defences without a state learn.")] = None,
-    fit_split: Annotated[str, typer.Option(help="Which images they learn from.")] = "train",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all that the process may use unless given.")] = None,
+    transfer: Transfer = False,
+    fit_data: FitData = None,
+    fit_split: FitSplit = "train",
+    threads: Threads = None,
     seed: Seed = 0,
     device: Device = "cpu",
     skip_broken: Skip = False,
@@ -48,15 +68,17 @@ def attack(
     from medrobust.cli.choices import chosen
     from medrobust.experiment import checked
 
-    ball = Ball.parse(norm, eps)
-    settings = AttackSettings(attacks=tuple(attack_), norm=ball.norm, eps=ball.eps, sigma=sigma, batch=batch)
+    balls = [Ball.parse(norm, size) for size in eps]
+    settings = AttackSettings(
+        attacks=tuple(attack_), norm=balls[0].norm, eps=tuple(ball.eps for ball in balls), sigma=sigma, batch=batch
+    )
     if data is None:
         experiment = _experiment_of(out, limit, defence)
     else:
         values = {
             "model": model, "revision": revision, "data": data, "task": task, "split": split, "limit": limit,
             "fit_data": fit_data, "fit_split": fit_split, "threads": threads, "seed": seed, "device": device,
-            "skip_broken": skip_broken, "defences": chosen(defence or ["zero-shot"]),
+            "skip_broken": skip_broken, "defences": chosen(defence or ["zero-shot"], transfer=transfer),
         }  # fmt: skip
         experiment = checked(values, "command line")
     with reporter() as told:

@@ -6,21 +6,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medrobust.cli.app import (
+    Alpha,
+    CopyBatch,
     Data,
     Defences,
     Device,
+    Draws,
+    FitData,
+    FitSplit,
     Json,
+    Limit,
     Model,
     Out,
+    Radii,
+    Revision,
     Seed,
+    Selection,
     Sigmas,
     Skip,
+    Stopping,
     Task,
+    Threads,
+    Transfer,
     command,
     reporter,
     tell,
 )
-from medrobust.errors import ConfigError
 
 if TYPE_CHECKING:
     from medrobust.experiment import Experiment
@@ -58,26 +69,20 @@ def certify(
     data: Data,
     defence: Defences,
     model: Model = "builtin",
-    revision: Annotated[str | None, typer.Option(help="Of a hub id: a branch, tag or commit.")] = None,
+    revision: Revision = None,
     task: Task = None,
     split: Annotated[str, typer.Option(help="Which images are certified.")] = "test",
     sigma: Sigmas = [0.25],  # noqa: B006 - typer copies it
-    n: Annotated[int, typer.Option("--n-max", "--n", help="Draws that are counted, at most, for each image.")] = 10_000,
-    n0: Annotated[int, typer.Option("--n0", help="Draws that choose the class.")] = 100,
-    alpha: Annotated[float, typer.Option(help="Probability that a certificate is false, for each image.")] = 0.001,
-    stopping: Annotated[
-        str,
-        typer.Option(help="spending: stop once every radius is decided; anytime: the same, any radius; fixed: never."),
-    ] = "spending",
-    radii: Annotated[
-        str | None, typer.Option(help="Radii to certify: one, or several with commas, 0,0.25,0.5; fewer cost less.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="So many images, balanced over the classes.")] = None,
-    fit_data: Annotated[str | None, typer.Option(help="Where defences without a state learn.")] = None,
-    fit_split: Annotated[str, typer.Option(help="Which images they learn from.")] = "train",
-    batch: Annotated[
-        int | None, typer.Option(help="Noisy copies an encoder pass, part of what is certified; measured unless given.")
-    ] = None,
+    n: Draws = 10_000,
+    n0: Selection = 100,
+    alpha: Alpha = 0.001,
+    stopping: Stopping = "spending",
+    radii: Radii = None,
+    limit: Limit = None,
+    transfer: Transfer = False,
+    fit_data: FitData = None,
+    fit_split: FitSplit = "train",
+    batch: CopyBatch = None,
     compile_: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Compile the encoder; long runs do unless told.")
     ] = None,
@@ -85,14 +90,14 @@ def certify(
     dtype: Annotated[
         str, typer.Option(help="Of the encoder: float32, bfloat16, float16; noise is float32.")
     ] = "float32",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all that the process may use unless given.")] = None,
+    threads: Threads = None,
     seed: Seed = 0,
     device: Device = "cpu",
     skip_broken: Skip = False,
     as_json: Json = False,
 ) -> None:
     """Certify images under one or several defences, in one pass over the noise for each encoder."""
-    from medrobust.cli.choices import chosen
+    from medrobust.cli.choices import chosen, numbers
     from medrobust.experiment import checked
 
     values: dict[str, Any] = {
@@ -100,10 +105,10 @@ def certify(
         "sigmas": sigma, "n": n, "stopping": stopping, "compile": compile_, "lean": lean, "dtype": dtype,
         "selection": n0, "alpha": alpha, "seed": seed, "device": device, "batch": batch, "threads": threads,
         "fit_data": fit_data, "fit_split": fit_split, "skip_broken": skip_broken,
-        "defences": chosen(defence),
+        "defences": chosen(defence, transfer=transfer),
     }  # fmt: skip
     if radii is not None:
-        values["radii"] = _numbers(radii)
+        values["radii"] = numbers(radii)
     _carry_out(checked(values, "command line"), out, as_json)
 
 
@@ -127,10 +132,3 @@ def _carry_out(experiment: "Experiment", out: Path, as_json: bool) -> None:
     with reporter() as told:
         summary = carry_out(experiment, out, reporter=told)
     tell(summary, out, as_json)
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--radii takes numbers with commas between them, got {text!r}") from None

@@ -1,4 +1,4 @@
-"""Attacked images on disk: one JSON line an image and defence; and what they add up to."""
+"""Attacked images on disk: one JSON line an image, eps and defence; and what they add up to."""
 
 import json
 import math
@@ -20,13 +20,14 @@ SCHEMA_VERSION = 1
 
 
 class AttackedKey(NamedTuple):
-    """What an attacked run holds once: an image and a defence."""
+    """What an attacked run holds once: an image, an eps and a defence."""
 
     id: str
+    eps: float
     defence: str
 
     def __str__(self) -> str:
-        return f"{self.id} under {self.defence}"
+        return f"{self.id} at eps {eps_text(self.eps)} under {self.defence}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +73,21 @@ class AttackedRow:
     @property
     def key(self) -> AttackedKey:
         """What names this row within a run."""
-        return AttackedKey(self.id, self.defence)
+        return AttackedKey(self.id, self.eps, self.defence)
 
     @property
     def title(self) -> str:
-        """What tables call this attack: `autoattack linf 8/255`."""
-        return f"{self.attack} {self.norm} {eps_text(self.eps)}"
+        """What tables call this attack."""
+        return attack_title(self.attack, self.norm, self.eps)
+
+
+def attack_title(attack: str, norm: str, eps: float) -> str:
+    """What tables call a set of attacks in a ball.
+
+    >>> attack_title("autoattack", "linf", 8 / 255)
+    'autoattack linf 8/255'
+    """
+    return f"{attack} {norm} {eps_text(eps)}"
 
 
 def to_line(row: AttackedRow) -> str:
@@ -112,33 +122,46 @@ def read_attacked(path: Path) -> list[AttackedRow]:
 def summarise_attack(rows: Sequence[AttackedRow]) -> dict[str, Any]:
     """What attacks add to summary.json: `robust_accuracy`, and `attack` with what it is read against.
 
-    Clean accuracy is that of the same images. Raises RunError where rows of several attacks are mixed.
+    Clean accuracy is that of the same images. With several eps, `broken_by` counts what any of those up to it broke.
+    Raises RunError where rows of several attacks are mixed.
     """
-    settings = {(row.attack, row.norm, row.eps, row.seed) for row in rows}
-    if len(settings) > 1:
+    if len({(row.attack, row.norm, row.seed) for row in rows}) > 1:
         raise RunError("rows of several attacks are mixed; attack each into its own --out")
+    first, levels = rows[0], sorted({row.eps for row in rows})
     groups: dict[str, list[AttackedRow]] = {}
     for row in rows:
         groups.setdefault(row.defence, []).append(row)
-    first = rows[0]
+    clean = {name: [row for row in members if row.eps == levels[0]] for name, members in groups.items()}
     return {
         "robust_accuracy": {
-            name: {first.title: share_of(row.broken_by is None for row in members)} for name, members in groups.items()
+            name: {title: share_of(row.broken_by is None for row in part) for title, part in _by_title(members)}
+            for name, members in groups.items()
         },
         "attack": {
             "name": first.attack,
             "norm": first.norm,
-            "eps": first.eps,
+            "eps": levels,
             "standard": all(row.standard for row in rows),
             "images": len({row.id for row in rows}),
             "defences": list(groups),
             "scope": {name: members[0].scope for name, members in groups.items()},
+            "sigma": next((row.sigma for row in rows if row.sigma is not None), None),
             "clean_accuracy": {
-                name: share_of(row.broken_by != "clean" for row in members) for name, members in groups.items()
+                name: share_of(row.broken_by != "clean" for row in members) for name, members in clean.items()
             },
-            "broken_by": {name: _counts(members) for name, members in groups.items()},
+            "broken_by": {
+                name: {title: _counts(part) for title, part in _by_title(members)} for name, members in groups.items()
+            },
         },
     }
+
+
+def _by_title(rows: Sequence[AttackedRow]) -> list[tuple[str, list[AttackedRow]]]:
+    """The rows of each eps, the smallest first."""
+    groups: dict[float, list[AttackedRow]] = {}
+    for row in sorted(rows, key=lambda row: row.eps):
+        groups.setdefault(row.eps, []).append(row)
+    return [(members[0].title, members) for members in groups.values()]
 
 
 def _counts(rows: Sequence[AttackedRow]) -> dict[str, int]:

@@ -8,9 +8,11 @@ from typing import Any
 from medrobust.results.records import Row
 from medrobust.results.report.attacked import Notes, attack_headline, attack_section, attacked_markdown
 from medrobust.results.report.audited import Audit, all_findings, audit_markdown, checks, sentence_of, verdict
-from medrobust.results.report.curve import GRID, INK, PAPER, curve_svg
+from medrobust.results.report.curve import attack_curve_svg, curve_svg
+from medrobust.results.report.figure import GRID, INK, PAPER
 from medrobust.results.report.markdown import markdown_table, radius_text, span
 from medrobust.results.report.sentences import abstentions, headline
+from medrobust.results.report.together import together, together_markdown
 from medrobust.results.tables import Summary, certified, grouped, middle_radius, number_key, replace_text, share
 
 
@@ -27,7 +29,7 @@ def write_report(
     audit: Audit | None = None,
     notes: Notes | None = None,
 ) -> Path:
-    """Write report.html, certified_accuracy.svg and results.md into a run folder; the page's path comes back.
+    """Write report.html, results.md, and the curves as SVG into a run folder; the page's path comes back.
 
     `task` has title, classes (in label order), source, licence; `model` name, licence, sha256, source. An example has
     png_base64, label (class number or text), answers: {defence: {"answer": class number, text or None where it
@@ -37,6 +39,9 @@ def write_report(
     page = run_folder / "report.html"
     if summary["sigmas"]:
         replace_text(run_folder / "certified_accuracy.svg", curve_svg(summary, rows))
+    under_attack = attack_curve_svg(summary)
+    if under_attack:
+        replace_text(run_folder / "robust_accuracy.svg", under_attack)
     replace_text(run_folder / "results.md", _markdown(summary, audit))
     groups = grouped(rows)
     classes = [str(name) for name in task["classes"]]
@@ -55,12 +60,14 @@ def write_report(
         model=model,
         headline=headline(summary, rows) if parts else attack_headline(summary),
         parts=parts,
+        together=together(summary),
         tuned=any(scope != "model" for part in parts for scope in part["scopes"]),
         alphas=sorted({row.alpha for row in rows}),
         expected=summary.get("expected_false_certificates"),
         images=summary["images"],
         attacked=_attacked(summary),
         attack=attack_section(summary, notes or {}, classes) if "attack" in summary else None,
+        attack_curve=_inline(under_attack, "robust-") if under_attack else None,
         audit=_audited(audit) if audit else None,
         gallery=[_example(example, classes, summary["scope"]) for example in examples or ()],
         settings=[("Experiment", list(_flat(experiment))), ("Environment", list(_flat(environment)))],
@@ -70,7 +77,9 @@ def write_report(
 
 
 def _markdown(summary: Summary, audit: Audit | None) -> str:
+    both = together(summary)
     tables = [
+        together_markdown(both) if both else "",
         markdown_table(summary) if summary["sigmas"] else "",
         attacked_markdown(summary) if "attack" in summary else "",
         audit_markdown(audit) if audit else "",

@@ -1,7 +1,7 @@
 """The tables of a run as Markdown, for papers, issues and model cards."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medrobust.results.tables import Summary, number_key
 from medrobust.smoothing import bounds
@@ -40,7 +40,7 @@ def _cells(block: Summary, name: str) -> list[str]:
     tuned = block["scope"][name] != "model"
     shares = [block["certified_accuracy"][name][number_key(radius)] for radius in block["radii"]]
     return [
-        _plain(name) + (f" {DAGGER}" if tuned else ""),
+        plain(name) + (f" {DAGGER}" if tuned else ""),
         block["scope"][name],
         percent(block["clean_accuracy"][name]),
         *(percent(part) for part in shares),
@@ -51,12 +51,12 @@ def _cells(block: Summary, name: str) -> list[str]:
     ]
 
 
-def percent(part: dict[str, float]) -> str:
+def percent(part: Mapping[str, float]) -> str:
     """A share with its interval: `41.0 (36.6-45.5)`."""
     return f"{100 * part['value']:.1f} ({span(part)})"
 
 
-def span(part: dict[str, float]) -> str:
+def span(part: Mapping[str, float]) -> str:
     """The interval alone, widened to one decimal so that it never claims more than it holds.
 
     >>> span({"low": 0.36659, "high": 0.45451})
@@ -80,7 +80,8 @@ def table_line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name that breaks no table and is no HTML."""
     for sign, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
         name = name.replace(sign, written)
     return " ".join(name.split())
