@@ -116,7 +116,10 @@ def test_where_memory_runs_out_halves_give_the_same_and_it_is_said_once(dataset:
 
     found = fit(dataset, small(5), session=Session(say=said.append))
     torch.testing.assert_close(found["weight"], fit(dataset)["weight"], atol=1e-5, rtol=1e-5)
-    assert said == ["memory ran out; from here on 5 images are worked on at once, with the same result"]
+    assert said == ["memory ran out; from here on batches are worked off in parts, with the same result"]
+    said.clear()
+    fit(dataset, small(2), session=Session(say=said.append))
+    assert len(said) == 1
     with pytest.raises(torch.OutOfMemoryError):
         fit(dataset, small(0))
 

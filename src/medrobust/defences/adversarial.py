@@ -101,8 +101,9 @@ def learn(
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
+                if size == settings.batch:
+                    held.say("memory ran out; from here on batches are worked off in parts, with the same result")
                 size = max(1, min(size, len(mine)) // 2)
-                held.say(f"memory ran out; from here on {size} images are worked on at once, with the same result")
                 for value in state.values():
                     value.grad = None
 
@@ -191,7 +192,7 @@ def schedule_of(per_epoch: int, settings: Adversarial) -> Schedule:
 def _check(batches: Batches, classifier: Classifier, device: torch.device) -> None:
     if len(batches.labels.unique()) < 2:
         raise DataError("all images to learn from are of one class; adversarial training needs images of two at least")
-    unsteady = masking.randomness(classifier, batches.read(torch.arange(min(4, len(batches.labels)))).to(device))
+    unsteady = masking.randomness(classifier, batches.read(torch.arange(min(2, len(batches.labels)))).to(device))
     if unsteady:
         raise AttackError(f"nothing can be learned from this model: {unsteady}")
 
