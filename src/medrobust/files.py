@@ -7,6 +7,11 @@ from pathlib import Path
 from medrobust.errors import cannot_write
 
 
+def replace_text(path: Path, text: str) -> None:
+    """The same for text, in UTF-8 and with its line ends as they are."""
+    replace_bytes(path, text.encode())
+
+
 def replace_bytes(path: Path, data: bytes) -> None:
     """Put a file in place in one step. Raises RunError, a StorageError where the disk is full; the old one stays."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -15,6 +15,7 @@ from medrobust.encoding import Encoding
 from medrobust.environment import available_threads, describe
 from medrobust.errors import ConfigError, RunError, cannot_write
 from medrobust.experiment import Experiment, to_yaml
+from medrobust.files import replace_text
 from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.smoothing.certify import Smoothing
@@ -110,7 +111,7 @@ def claim(out: Path, experiment: Experiment, *, attack: bool = False) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not (path.exists() and begun(out)):
-            path.write_text(to_yaml(experiment), encoding="utf-8")
+            replace_text(path, to_yaml(experiment))
             return
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -130,10 +131,7 @@ def begun(out: Path) -> bool:
 
 def keep_experiment(out: Path, experiment: Experiment) -> None:
     """Write experiment.yaml, once the rows that are there are known to be the beginning of what it asks for."""
-    try:
-        (out / "experiment.yaml").write_text(to_yaml(experiment), encoding="utf-8")
-    except OSError as error:
-        raise cannot_write(out, error) from error
+    replace_text(out / "experiment.yaml", to_yaml(experiment))
 
 
 def recorded_environment(out: Path) -> dict[str, Any]:
@@ -174,10 +172,7 @@ def keep_environment(
         certified = (out / "certified.jsonl").exists()
         check_same(out, recorded, found if certified else environment_of(bench, states))
         found = {part: {**recorded.get(part, {}), **values} for part, values in found.items()}
-    try:
-        (out / "environment.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise cannot_write(out, error) from error
+    replace_text(out / "environment.json", json.dumps(found, indent=2) + "\n")
     return found
 
 

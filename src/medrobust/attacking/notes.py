@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medrobust.files import replace_text
 from medrobust.pictures import magnification, pictures
 from medrobust.results.attacked import AttackedRow
 from medrobust.results.folder import read_notes
-from medrobust.results.tables import replace_text
 from medrobust.types import Image
 
 SHOWN = 3  # pictures a defence

@@ -14,8 +14,9 @@ from medrobust.attacks.pgd import Pgd
 from medrobust.attacks.square import Square
 from medrobust.attacks.suite import standard_set
 from medrobust.defences import make as make_defence
-from medrobust.errors import RunError, cannot_write
+from medrobust.errors import RunError
 from medrobust.experiment import Experiment
+from medrobust.files import replace_text
 from medrobust.levels import eps_text
 
 WHOLE = "autoattack"
@@ -141,8 +142,4 @@ def claim_settings(out: Path, settings: AttackSettings) -> None:
 
 def keep_settings(out: Path, settings: AttackSettings) -> None:
     """Write attack.yaml."""
-    try:
-        text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-        (out / "attack.yaml").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise cannot_write(out, error) from error
+    replace_text(out / "attack.yaml", yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))

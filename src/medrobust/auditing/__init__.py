@@ -9,10 +9,10 @@ from typing import Any
 from medrobust.auditing.checks import Block, attacks, borders, records, redraws
 from medrobust.auditing.depth import Depth as Depth
 from medrobust.encoding import seconds_a_copy
+from medrobust.files import replace_text
 from medrobust.preparation import Reporter, smoothings
 from medrobust.results import Row, read_rows
 from medrobust.results.folder import republish
-from medrobust.results.tables import replace_text
 from medrobust.run import Reopened, reopen
 
 SCHEMA_VERSION = 1

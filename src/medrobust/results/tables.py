@@ -8,7 +8,6 @@ denominator.
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 from scipy.stats import binomtest
 
 from medrobust.errors import RunError
+from medrobust.files import replace_text
 from medrobust.results.records import Row
 from medrobust.smoothing import bounds
 from medrobust.smoothing.sequential import largest_radius, record_of
@@ -199,20 +199,3 @@ def read_summary(path: Path) -> Summary:
     if version != SCHEMA_VERSION:
         raise RunError(f"{path} has schema_version {version}, this medrobust reads {SCHEMA_VERSION}")
     return dict(summary)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Put a text file in place in one step, so that a reader sees the old one or the new one. Raises RunError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as problem:
-        draft.unlink(missing_ok=True)
-        raise RunError(
-            f"{path} cannot be written ({problem.strerror or problem}); what stood there is unchanged"
-        ) from problem

@@ -5,6 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from medrobust.files import replace_text
 from medrobust.results.records import Row
 from medrobust.results.report.attacked import Notes, attack_headline, attack_section, attacked_markdown
 from medrobust.results.report.audited import Audit, all_findings, audit_markdown, checks, sentence_of, verdict
@@ -13,7 +14,7 @@ from medrobust.results.report.figure import GRID, INK, PAPER
 from medrobust.results.report.markdown import markdown_table, radius_text, span
 from medrobust.results.report.sentences import abstentions, headline
 from medrobust.results.report.together import together, together_markdown
-from medrobust.results.tables import Summary, certified, grouped, middle_radius, number_key, replace_text, share
+from medrobust.results.tables import Summary, certified, grouped, middle_radius, number_key, share
 
 
 def write_report(
