@@ -72,16 +72,17 @@ def _attacks(plan: Mapping[str, Any], arguments: argparse.Namespace, out: Path) 
     chosen += [text for name in plan["attacks"] for text in ("--attack", name)]
     chosen += [text for eps in PLAN["eps"] for text in ("--eps", eps)]
     for name, data in PLAN["data"].items():
+        images = arguments.images or min(data["images"], plan.get("images", data["images"]))
         yield out / name / "done", [
             "attack", "--data", str(arguments.data / data["file"]), "--task", data["task"], "--limit",
-            str(arguments.images or data["images"]), *chosen, "--transfer", "--threads", "1", "--batch", "64",
+            str(images), *chosen, "--transfer", "--threads", "1", "--batch", "64",
             "--seed", str(arguments.seed), "--out", str(out / name),
         ]  # fmt: skip
 
 
 def _run(done: Path, command: list[str], *, dry: bool) -> None:
     """One command of the product, unless what it makes is there."""
-    print(shlex.join(["medrobust", *command]), flush=True)
+    print(shlex.join(["medrobust", *command]) + "\n", end="", flush=True)  # in one piece, as two run at a time
     if dry or done.exists():
         return
     began = time.perf_counter()

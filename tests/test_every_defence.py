@@ -21,6 +21,7 @@ from medrobust.types import Classifier, Defence, State
 FEW: dict[str, Any] = {"shots": 2, "epochs": 2, "batch": 4, "words": 3}
 DISTILL: dict[str, Any] = {"steps": 2, "batch": 4, "rank": 2}
 HARD: dict[str, Any] = {"epochs": 1, "batch": 8, "attack_steps": 1}
+HEADS: dict[str, Any] = {"epochs": 2, "batch": 12}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "zero-shot": ("zero-shot", {}),
     "coop": ("coop", FEW),
@@ -44,6 +45,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "apt": ("apt", HARD | {"words": 3}),
     "capt": ("capt", HARD),
     "capt apart": ("capt", HARD | {"coupling": "none", "depth": 1, "balance": 0.5}),
+    "linear-probe": ("linear-probe", HEADS),
+    "linear-probe unit": ("linear-probe", HEADS | {"unit": True, "augment": True}),
+    "mlp-probe": ("mlp-probe", HEADS | {"hidden": 6}),
+    "full-fine-tune": ("full-fine-tune", HEADS),
+    "nmtune": ("nmtune", HEADS),
+    "ran": ("ran", HEADS | {"attack_steps": 1}),
+    "ran unit": ("ran", HEADS | {"attack_steps": 1, "unit": True}),
 }
 TUNED = {"promptsmooth zero-shot", "promptsmooth combined"}
 LEARN_NOTHING = {"zero-shot", "promptsmooth zero-shot", "vote", "vote by mean"}
@@ -176,7 +184,9 @@ def test_labels_are_read_by_those_alone_that_say_so(case: str, tiny: Clip, datas
     assert says != "nothing" or case in LEARN_NOTHING
 
 
-@pytest.mark.parametrize("above", ["zero-shot", "coop", "promptsmooth zero-shot", "pool", "vote", "distill feature"])
+@pytest.mark.parametrize(
+    "above", ["zero-shot", "coop", "promptsmooth zero-shot", "pool", "vote", "distill feature", "linear-probe", "ran"]
+)
 def test_a_prompt_stands_on_a_tower_that_another_defence_taught(
     above: str, tiny: Clip, dataset: Dataset, fitted: Fit
 ) -> None:

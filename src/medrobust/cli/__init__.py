@@ -12,7 +12,9 @@ from medrobust.cli import certifying as certifying
 from medrobust.cli import auditing as auditing
 from medrobust.cli import attacking as attacking
 from medrobust.cli import evaluating as evaluating
+from medrobust.cli import probing as probing
 from medrobust.cli import learning as learning
+from medrobust.cli import poisoning as poisoning
 from medrobust.cli import asking as asking
 
 # isort: on

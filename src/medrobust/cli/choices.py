@@ -1,6 +1,7 @@
-"""What the command line writes as text: defences, NAME[:MODE][=STATE], and radii."""
+"""What the command line writes as text: defences, NAME[:MODE][=STATE], settings, and radii."""
 
 from pathlib import Path
+from typing import Any
 
 from medrobust.errors import ConfigError
 from medrobust.experiment import Choice
@@ -39,3 +40,16 @@ def _told_apart(choices: list[Choice]) -> list[Choice]:
         else choice
         for choice in choices
     ]
+
+
+def settings_of(texts: list[str]) -> dict[str, Any]:
+    """KEY=VALUE texts as settings, the values read as YAML. Raises ConfigError for one without `=`."""
+    import yaml
+
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes KEY=VALUE, got {text!r}")
+        settings[key.strip()] = yaml.safe_load(value)
+    return settings

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medrobust.cli.app import Data, Device, Json, Model, Out, Seed, Skip, Task, Threads, Transfer, command, reporter
 from medrobust.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from medrobust.build import Attacked
 
 
 @command
@@ -29,6 +32,7 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Learn what a defence has to learn, and keep it as OUT/state.safetensors."""
+    from medrobust.cli.choices import settings_of
     from medrobust.experiment import checked, parse_choice
     from medrobust.fitting import fit_into
     from medrobust.parallel import joined
@@ -36,7 +40,7 @@ def fit(
     choice = parse_choice(defence)
     if choice["state"]:
         raise ConfigError(f"fit makes a state; {defence!r} names one already")
-    choice["settings"] |= _settings(set_)
+    choice["settings"] |= settings_of(set_)
     choice |= {"base": str(base) if base else None, "transfer": transfer}
     target = out / "state.safetensors"
     if target.exists() and not overwrite:
@@ -62,20 +66,22 @@ def pretrain(
     recipe: Annotated[str, typer.Argument(help="`builtin`, or a recipe in YAML.")] = "builtin",
     out: Out = Path("runs/pretrain"),
     steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's; also that of the attack.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="A model to go on from, instead of from scratch.")] = None,
+    noise: Annotated[str | None, typer.Option(help="Attack this share of the pairs first: 10% or 0.1.")] = None,
+    surrogate: Annotated[str, typer.Option(help="The model that the pairs are attacked with.")] = "builtin",
+    eps: Annotated[str, typer.Option(help="Of that attack, in linf: 8/255 or 0.03.")] = "8/255",
+    attack_steps: Annotated[int, typer.Option(min=1, help="Of that attack.")] = 100,
     as_json: Json = False,
 ) -> None:
     """Train a small CLIP on image-caption pairs and score it; the built-in model is made this way."""
     from medrobust.build import build
     from medrobust.upstream.recipe import load_recipe
 
-    wanted = load_recipe(recipe)
-    if steps is not None:
-        training = wanted.training.model_copy(
-            update={"steps": steps, "warmup": min(wanted.training.warmup, steps // 2)}
-        )
-        wanted = wanted.model_copy(update={"training": training})
+    wanted = load_recipe(recipe).timed(steps=steps, seed=seed)
+    attacked = None if noise is None else _attacked(noise, surrogate, eps, attack_steps, wanted.training.seed)
     with reporter() as told:
-        made = build(wanted, out, reporter=told)
+        made = build(wanted, out, attacked=attacked, start=from_, reporter=told)
     if as_json:
         typer.echo(json.dumps(made))
         return
@@ -84,13 +90,11 @@ def pretrain(
         typer.echo(f"{task}: zero-shot {100 * score['value']:.1f} % ({low:.1f} to {high:.1f}) of {score['total']}")
 
 
-def _settings(texts: list[str]) -> dict[str, Any]:
-    import yaml
+def _attacked(share: str, surrogate: str, eps: str, steps: int, seed: int) -> "Attacked":
+    from medrobust.attacks.ball import Ball
+    from medrobust.attacks.embedding import EmbeddingAttack
+    from medrobust.build import Attacked
+    from medrobust.upstream.poison import Poison, parse_share
 
-    settings = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set takes KEY=VALUE, got {text!r}")
-        settings[key.strip()] = yaml.safe_load(value)
-    return settings
+    ball = Ball.parse("linf", eps)
+    return Attacked(Poison(parse_share(share), ball, EmbeddingAttack(steps=steps), seed=seed), surrogate)

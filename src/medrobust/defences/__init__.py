@@ -9,7 +9,9 @@ from medrobust.defences.capt import Apt, Capt, apt, capt
 from medrobust.defences.coop import Coop, coop
 from medrobust.defences.distill import Distill, distill
 from medrobust.defences.pool import Pool, pool
+from medrobust.defences.probe import FullFineTune, LinearProbe, MlpProbe, full_fine_tune, linear_probe, mlp_probe
 from medrobust.defences.promptsmooth import PromptSmooth, promptsmooth
+from medrobust.defences.ran import NmTune, Ran, nmtune, ran
 from medrobust.defences.tecoa import Fare, PmgAft, Tecoa, fare, pmg_aft, tecoa
 from medrobust.defences.vote import Vote, vote
 from medrobust.defences.zero_shot import ZeroShot, zero_shot
@@ -26,7 +28,8 @@ class Entry(NamedTuple):
     title: str
     reference: str
     changes_vision: bool = False
-    in_sessions: bool = False  # its fit takes a Session: it can be cut off, and learned by several processes
+    in_sessions: bool = False  # its fit takes a Session: it can be cut off; heads are learned by one process only
+    class_bound: bool = False  # what it learned speaks of its task's classes, of their number and order
 
 
 DEFENCES: dict[str, Entry] = {
@@ -50,6 +53,16 @@ DEFENCES: dict[str, Entry] = {
                  in_sessions=True),
     "capt": Entry(capt, Capt, "labels", "consistent adversarial prompts in both towers", "Yang et al., 2024",
                   changes_vision=True, in_sessions=True),
+    "linear-probe": Entry(linear_probe, LinearProbe, "labels", "linear head on frozen features", "docs/methods.md",
+                          in_sessions=True, class_bound=True),
+    "mlp-probe": Entry(mlp_probe, MlpProbe, "labels", "head with a hidden layer on frozen features", "docs/methods.md",
+                       in_sessions=True, class_bound=True),
+    "full-fine-tune": Entry(full_fine_tune, FullFineTune, "labels", "vision tower and linear head, clean images",
+                            "docs/methods.md", changes_vision=True, in_sessions=True, class_bound=True),
+    "nmtune": Entry(nmtune, NmTune, "labels", "frozen features rectified for a head", "Chen et al., ICLR 2024",
+                    in_sessions=True, class_bound=True),
+    "ran": Entry(ran, Ran, "labels", "the same against attacks on the images", "Han et al., Findings of EMNLP 2024",
+                 in_sessions=True, class_bound=True),
 }  # fmt: skip
 
 

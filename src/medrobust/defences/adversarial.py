@@ -1,6 +1,7 @@
 """The loop of adversarial training: attack a batch, learn from it. What is learned, and how it is scored, come in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -27,8 +28,8 @@ _RESIDENT = 2**30  # bytes of images that are kept decoded; more are read again 
 Pixels = Annotated[float, BeforeValidator(pixels_of)]  # `4/255` or a float, in pixels of [0, 1]
 
 
-class Adversarial(BaseModel):
-    """What every adversarial training may be told. Lengths are in pixels of [0, 1]."""
+class Training(BaseModel):
+    """What every training on labelled batches may be told."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -41,12 +42,17 @@ class Adversarial(BaseModel):
     weight_decay: float = Field(0.0, ge=0)
     warmup: int = Field(1000, ge=0)  # steps, at most a tenth of all (ours)
     clip_norm: float | None = Field(None, gt=0)
+    augment: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the forward passes; weights and sums stay float32
+
+
+class Adversarial(Training):
+    """What every adversarial training may be told. Lengths are in pixels of [0, 1]."""
+
     norm: Norm = "linf"
     eps: Pixels = 1 / 255
     attack_steps: int = Field(2, ge=1)
     attack_step: Pixels = 1 / 255
-    augment: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the forward passes; weights and sums stay float32
 
     @model_validator(mode="after")
     def _lengths_can_be_meant(self) -> "Adversarial":
@@ -87,7 +93,7 @@ def learn(
     held = session or Session()
     batches = Batches.of(data, settings, generator)
     state = {key: value.detach().clone().to(device).requires_grad_(True) for key, value in start.items()}
-    _check(batches, student(detached(state)), device)
+    check(batches, student(detached(state)), device)
     size = settings.batch
 
     def backward(step: int) -> float:
@@ -140,7 +146,7 @@ class Batches(NamedTuple):
     augmented: bool
 
     @classmethod
-    def of(cls, data: Dataset, settings: Adversarial, generator: torch.Generator) -> "Batches":
+    def of(cls, data: Dataset, settings: Training, generator: torch.Generator) -> "Batches":
         """The images of a training, some of each class or all."""
         chosen = data if settings.shots is None else shots(data, settings.shots, generator)
         seed = int(torch.randint(2**62, (), generator=generator))
@@ -157,12 +163,12 @@ class Batches(NamedTuple):
         order = torch.randperm(len(self.labels), generator=stream(self.seed, "order", epoch))
         return order[place * self.batch : (place + 1) * self.batch]
 
-    def views(self, step: int, rows: Rows) -> Images:
-        """Those images, turned and cut anew in every step."""
+    def views(self, step: int, rows: Rows, use: str = "augment") -> Images:
+        """Those images, turned and cut anew in every step; another `use` gives other views of them."""
         images = self.read(rows)
         if not self.augmented:
             return images
-        return augment(images, stream(self.seed, "augment", step), scale=(0.8, 1.0), colour=0.0)
+        return augment(images, stream(self.seed, use, step), scale=(0.8, 1.0), colour=0.0)
 
     def starts(self, step: int, rows: Rows, images: Images, settings: Adversarial) -> Images:
         """Where the attack on each image begins: uniform in the ball."""
@@ -175,23 +181,34 @@ def detached(state: State) -> State:
     return {key: value.detach() for key, value in state.items()}
 
 
-def optimiser_of(state: State, settings: Adversarial) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW."""
-    values = list(state.values())
+def optimiser_of(
+    state: State, settings: Training, factors: Mapping[str, float] = MappingProxyType({})
+) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW; `factors`: by name, multiples of the learning rate, 1 where nothing is said."""
+    by_factor: dict[float, list[Tensor]] = {}
+    for key, value in state.items():
+        by_factor.setdefault(factors.get(key, 1.0), []).append(value)
+    groups = [{"params": values, "lr_factor": factor} for factor, values in by_factor.items()]
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(values, lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(values, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def schedule_of(per_epoch: int, settings: Adversarial) -> Schedule:
+def schedule_of(per_epoch: int, settings: Training) -> Schedule:
     """A linear warm-up and half a cosine."""
     steps = per_epoch * settings.epochs
     return Schedule(settings.lr, steps, warmup=min(settings.warmup, steps // 10))
 
 
-def _check(batches: Batches, classifier: Classifier, device: torch.device) -> None:
+def check(
+    batches: Batches, classifier: Classifier, device: torch.device, *, what: str = "adversarial training"
+) -> None:
+    """See that there is something to learn, from a classifier that answers steadily.
+
+    Raises DataError for images of one class, AttackError where the same image gets other logits.
+    """
     if len(batches.labels.unique()) < 2:
-        raise DataError("all images to learn from are of one class; adversarial training needs images of two at least")
+        raise DataError(f"all images to learn from are of one class; {what} needs images of two at least")
     unsteady = masking.randomness(classifier, batches.read(torch.arange(min(2, len(batches.labels)))).to(device))
     if unsteady:
         raise AttackError(f"nothing can be learned from this model: {unsteady}")

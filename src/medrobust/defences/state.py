@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medrobust import __version__
 from medrobust.data.task import Task
+from medrobust.defences import DEFENCES
 from medrobust.errors import StateError
 from medrobust.files import replace_bytes
 from medrobust.types import State, VisionLanguageModel
@@ -110,11 +111,19 @@ def load_checked(path: Path, model: VisionLanguageModel, task: Task, *, transfer
 def check_header(header: Header, model: VisionLanguageModel, task: Task, *, path: Path, transfer: bool = False) -> None:
     """Refuse a state of another model or task, by name; with `transfer`, the task may be another.
 
+    A learned head speaks of its own classes, so that no `transfer` takes it to others.
+
     Raises StateError.
     """
     if header.model_sha256 != model.sha256:
         found, wanted = f"{header.model} ({header.model_sha256[:12]})", f"{model.name} ({model.sha256[:12]})"
         raise StateError(f"{path} was learned for model {found}, asked for {wanted}; pass --model {header.model}")
+    entry = DEFENCES.get(header.defence)
+    if transfer and entry and entry.class_bound and header.classes != task.classes:
+        raise StateError(
+            f"{path} is a head of {header.defence} learned for the classes {', '.join(header.classes)}, in this order, "
+            f"and cannot be used for {', '.join(task.classes)}; learn one on {task.name}"
+        )
     if not transfer and (header.task != task.name or header.classes != task.classes):
         raise StateError(
             f"{path} was learned for task {header.task} with classes {', '.join(header.classes)}, asked for "

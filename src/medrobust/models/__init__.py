@@ -59,14 +59,15 @@ def load(
     id that the user wrote out is ever downloaded; a name is taken from the local cache.
     Raises ModelError where it cannot be had or is not what it claims.
     """
-    folder = _locate(spec, revision)
+    folder = locate(spec, revision)
     known = next((entry for entry in MODELS.values() if spec in (entry.name, entry.source)), None)
     licence = known.licence if known else "not stated; see the model's own page"
     _check_family(folder, spec)
     return load_clip(folder, read_weights(folder), name=spec, licence=licence, device=torch.device(device), dtype=dtype)
 
 
-def _locate(spec: str, revision: str | None) -> Path:
+def locate(spec: str, revision: str | None = None) -> Path:
+    """The folder of a model that `load` would read. Raises ModelError where there is none."""
     entry = MODELS.get(spec)
     if entry and entry.source == "embedded":
         return BUILTIN

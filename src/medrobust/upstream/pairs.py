@@ -23,6 +23,7 @@ class Pairs:
     captions: tuple[tuple[str, ...], ...]
     any_rotation: bool
     share: float
+    chance: Float[Tensor, " batch"] | None = None  # of each image to be drawn; every class equally likely without it
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def batches(sources: Sequence[Pairs], size: int, generator: torch.Generator) -> 
     """A function that draws the next batch: each source's share of it, every class of a source equally likely."""
     total = sum(pairs.share for pairs in sources)
     counts = [max(1, round(size * pairs.share / total)) for pairs in sources]
-    chances = [_class_balanced(pairs.labels) for pairs in sources]
+    chances = [class_balanced(pairs.labels) if pairs.chance is None else pairs.chance for pairs in sources]
 
     def draw() -> Batch:
         images: list[Tensor] = []
@@ -76,7 +77,8 @@ def batches(sources: Sequence[Pairs], size: int, generator: torch.Generator) -> 
     return draw
 
 
-def _class_balanced(labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def class_balanced(labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """How likely each image is drawn where every class is equally likely."""
     counts = torch.bincount(labels).clamp(min=1)
     return (1.0 / counts.float())[labels]
 

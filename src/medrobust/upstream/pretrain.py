@@ -30,18 +30,23 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 LARGEST_SCALE = math.log(100)
 
 
-def pretrain(recipe: Recipe, sources: Sequence[Pairs], *, progress: Progress | None = None) -> tuple[nn.Module, Any]:
-    """A network (`transformers.CLIPModel`) and its tokenizer, trained as the recipe says.
+def pretrain(
+    recipe: Recipe,
+    sources: Sequence[Pairs],
+    *,
+    start: tuple[Any, Any] | None = None,
+    progress: Progress | None = None,
+) -> tuple[nn.Module, Any]:
+    """A network (`transformers.CLIPModel`) and its tokenizer, trained as the recipe says; from `start`, if given.
 
-    Raises TrainingError where the loss is not finite.
+    Captions that are too long are cut off, as CLIP does. Raises TrainingError where the loss is not finite.
     """
     texts = [caption for pairs in sources for captions in pairs.captions for caption in captions]
     sizes, training = recipe.architecture, recipe.training
-    tokenizer = train_tokenizer(texts, vocabulary=sizes.vocabulary, context_length=sizes.context_length)
-    tokens = {text: tokenizer(text)["input_ids"] for text in set(texts)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
-        network = build(recipe, tokenizer)
+    network, tokenizer = start or _untrained(recipe, texts)
+    tokens = {
+        text: tokenizer(text, truncation=True, max_length=sizes.context_length)["input_ids"] for text in set(texts)
+    }
     network.train()
     draw = batches(sources, training.batch, stream(training.seed, "pretrain"))
     average = copy.deepcopy(network)
@@ -65,6 +70,14 @@ def pretrain(recipe: Recipe, sources: Sequence[Pairs], *, progress: Progress | N
         after=after,
     )
     return average.eval(), tokenizer
+
+
+def _untrained(recipe: Recipe, texts: Sequence[str]) -> tuple[Any, Any]:
+    sizes = recipe.architecture
+    tokenizer = train_tokenizer(texts, vocabulary=sizes.vocabulary, context_length=sizes.context_length)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        return build(recipe, tokenizer), tokenizer
 
 
 def contrastive_loss(network: Any, batch: Batch, rows: Int[Tensor, "captions tokens"]) -> Float[Tensor, ""]:

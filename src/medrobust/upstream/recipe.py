@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medrobust.errors import ConfigError
 
@@ -34,12 +34,26 @@ class Architecture(_Frozen):
 
 
 class Source(_Frozen):
-    """One labelled data set, its training split turned into pairs; `share` of every batch comes from it."""
+    """One data set, its training split turned into pairs; `share` of every batch comes from it.
+
+    `labels`: labelled images, captions drawn anew at every step. `captions`: a caption an image, as `medrobust poison`
+    writes or reads them; `captions` names their file where it does not lie in the folder.
+    """
 
     data: str
-    task: str
+    task: str = ""
     share: float = Field(gt=0, le=1)
     any_rotation: bool = False  # no way is up, as under a microscope
+    format: Literal["labels", "captions"] = "labels"
+    captions: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Source":
+        if self.format == "labels" and not self.task:
+            raise ValueError("labelled images need their task; write `format: captions` where images have captions")
+        if self.format == "labels" and self.captions:
+            raise ValueError("captions are read with `format: captions` only")
+        return self
 
 
 class Training(_Frozen):
@@ -61,6 +75,13 @@ class Recipe(_Frozen):
     architecture: Architecture
     sources: tuple[Source, ...] = Field(min_length=1)
     training: Training
+
+    def timed(self, *, steps: int | None = None, seed: int | None = None) -> "Recipe":
+        """The same recipe with so many steps and another seed; warm-up takes half of the steps at most."""
+        changes = {} if seed is None else {"seed": seed}
+        if steps is not None:
+            changes |= {"steps": steps, "warmup": min(self.training.warmup, steps // 2)}
+        return self.model_copy(update={"training": self.training.model_copy(update=changes)})
 
 
 def load_recipe(name_or_path: str) -> Recipe:

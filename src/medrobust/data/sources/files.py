@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from medrobust.data.image import open_image
 from medrobust.data.sources.selection import balanced
@@ -12,6 +12,20 @@ from medrobust.errors import BrokenImageError, DataError
 from medrobust.types import Image, Preprocess
 
 _THREADS = 4  # each holds one decoded image
+
+
+@runtime_checkable
+class OnDisk(Protocol):
+    """An image file, and what it is called."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def path(self) -> Path: ...
+
+
+F = TypeVar("F", bound=OnDisk)
 
 
 class LabelledFile(NamedTuple):
@@ -38,12 +52,7 @@ def open_files(
     `DataError` when nothing is left.
     """
     chosen = [listing[row] for row in balanced([file.label for file in listing], limit)]
-    broken = _broken(chosen, preprocess)
-    if broken and not skip_broken:
-        first, *others = broken.values()
-        more = f" (and {len(others)} more of {len(chosen)} images)" if others else ""
-        raise BrokenImageError(f"{first}{more}; mend or remove it, or pass --skip-broken") from first
-    kept = [file for file in chosen if file.id not in broken]
+    kept, broken = decodable(chosen, preprocess, skip_broken=skip_broken)
     if not kept:
         raise DataError(f"split {split} of {source} has no image left: all {len(chosen)} are broken")
 
@@ -57,12 +66,25 @@ def open_files(
         read=read,
         source=source,
         split=split,
-        skipped=tuple(broken),
+        skipped=broken,
     )
 
 
-def _broken(files: Sequence[LabelledFile], preprocess: Preprocess) -> dict[str, BrokenImageError]:
-    def attempt(file: LabelledFile) -> BrokenImageError | None:
+def decodable(files: Sequence[F], preprocess: Preprocess, *, skip_broken: bool) -> tuple[list[F], tuple[str, ...]]:
+    """The files that can be decoded, and the ids of those that cannot.
+
+    Raises `BrokenImageError` for the first that cannot, unless broken ones are to be skipped.
+    """
+    broken = _broken(files, preprocess)
+    if broken and not skip_broken:
+        first, *others = broken.values()
+        more = f" (and {len(others)} more of {len(files)} images)" if others else ""
+        raise BrokenImageError(f"{first}{more}; mend or remove it, or pass --skip-broken") from first
+    return [file for file in files if file.id not in broken], tuple(broken)
+
+
+def _broken(files: Sequence[F], preprocess: Preprocess) -> dict[str, BrokenImageError]:
+    def attempt(file: F) -> BrokenImageError | None:
         try:
             open_image(file.path, preprocess)
         except BrokenImageError as error:
