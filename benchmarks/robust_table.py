@@ -73,7 +73,7 @@ def _attacks(plan: Mapping[str, Any], arguments: argparse.Namespace, out: Path) 
     chosen += [text for eps in PLAN["eps"] for text in ("--eps", eps)]
     for name, data in PLAN["data"].items():
         images = arguments.images or min(data["images"], plan.get("images", data["images"]))
-        yield out / name / "done", [
+        yield out / name / "summary.json", [
             "attack", "--data", str(arguments.data / data["file"]), "--task", data["task"], "--limit",
             str(images), *chosen, "--transfer", "--threads", "1", "--batch", "64",
             "--seed", str(arguments.seed), "--out", str(out / name),
