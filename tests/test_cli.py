@@ -1,10 +1,12 @@
 """The command line as a user meets it: what it prints, and how it ends when the input is bad."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -251,10 +253,10 @@ def test_an_output_folder_that_cannot_be_written(
     (tmp_path / "file").write_text("not a folder")
     refused(certify(tmp_path / "file", model, picture_folder, "--task", task_file), "cannot write", "file")
 
-    def read_only(self: Path, *_args: object, **_kwargs: object) -> int:
-        raise PermissionError(13, "Permission denied", str(self))
+    def read_only(self: Path, target: Path) -> Path:
+        raise PermissionError(13, "Permission denied", str(target))
 
-    monkeypatch.setattr(Path, "write_text", read_only)
+    monkeypatch.setattr(Path, "replace", read_only)
     refused(certify(tmp_path / "run", model, picture_folder, "--task", task_file), "Permission denied")
 
 
@@ -266,9 +268,13 @@ def test_a_full_disk(
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal.os, "fsync", full)
-    result = certify(tmp_path / "run", model, picture_folder, "--task", task_file)
+    with monkeypatch.context() as rows_alone:
+        rows_alone.setattr(journal, "os", SimpleNamespace(**{**vars(os), "fsync": full}))
+        result = certify(tmp_path / "run", model, picture_folder, "--task", task_file)
     refused(result, "the disk is full", "first 0 rows are safe", code=1)
+    monkeypatch.setattr(os, "fsync", full)
+    result = certify(tmp_path / "other", model, picture_folder, "--task", task_file)
+    refused(result, "experiment.yaml: the disk is full; what was written before is safe", code=1)
 
 
 def test_ctrl_c(
