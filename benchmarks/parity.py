@@ -3,8 +3,8 @@
     pip install medrobust[autoattack]
     MEDROBUST_DATA=FOLDER python benchmarks/parity.py
 
-Two and three classes, where the other code stops; then 256 blood cells (8 classes), linf and l2: images left standing by
-both, by one of them, times. Writes docs/results/parity.json.
+Two and three classes, where the other code stops; then 256 blood cells (8 classes), linf and l2: images left standing
+by both, by one of them, times. Writes docs/results/parity.json.
 """
 
 import argparse
