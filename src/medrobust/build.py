@@ -11,7 +11,7 @@ from medrobust.data import Dataset, load_task, open_dataset
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.environment import available_threads
 from medrobust.errors import RunError, cannot_write
-from medrobust.files import replace_bytes
+from medrobust.files import replace_text
 from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.preparation import Reporter
@@ -69,7 +69,7 @@ def build(
     )
     save(network, tokenizer, recipe, out)
     if noise:
-        replace_bytes(out / "noise.json", (json.dumps(noise, indent=1) + "\n").encode())
+        replace_text(out / "noise.json", json.dumps(noise, indent=1) + "\n")
     scores = evaluate(load(str(out)), recipe)
     return {"model": str(out), "steps": steps, "zero_shot": scores} | ({"noise": noise} if noise else {})
 

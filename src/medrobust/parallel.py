@@ -47,7 +47,7 @@ def joined(device: str) -> Iterator[tuple[Workers, str]]:
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield Workers(), device
+        yield ALONE, device
         return
     own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
     torch.distributed.init_process_group("nccl" if own.startswith("cuda") else "gloo")

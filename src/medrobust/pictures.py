@@ -4,6 +4,8 @@ import base64
 import io
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from medrobust.types import Image
 
@@ -25,9 +27,13 @@ def magnification(clean: Image, attacked: Image) -> float:
 
 def png(image: Image) -> str:
     """A PNG in base64; pixels outside of [0, 1] are cut."""
+    return base64.b64encode(encoded((image.clamp(0, 1) * 255).round().to(torch.uint8))).decode()
+
+
+def encoded(pixels: UInt8[Tensor, "3 h w"]) -> bytes:
+    """The bytes of a PNG file."""
     from PIL import Image as Picture
 
-    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     file = io.BytesIO()
-    Picture.fromarray(pixels).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    Picture.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy()).save(file, "PNG")
+    return file.getvalue()

@@ -5,7 +5,6 @@ whose folder it is and `unfinished.jsonl` what has been attacked, so that the sa
 same bytes.
 """
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,15 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from PIL import Image as Pillow
-from torch import Tensor
-
 from medrobust import __version__
 from medrobust.data import load_task, open_dataset, open_image
 from medrobust.data.sources.files import LabelledFile, decodable
 from medrobust.errors import DataError, RunError
 from medrobust.files import replace_bytes
 from medrobust.models.clip import Clip
+from medrobust.pictures import encoded
 from medrobust.preparation import Reporter
 from medrobust.results.journal import Form, Journal, read, values_of
 from medrobust.types import Preprocess
@@ -97,8 +94,9 @@ def poison_into(
             block = rows[start : start + BLOCK]
             images, done = attack_pairs(pairs, block, poison, model.encode_image, targets)
             for row, image in zip(block, images, strict=True):
-                replace_bytes(out / names[row], _png(image))
-            journal.append([pair for pair in done if pair.key not in journal.done])
+                replace_bytes(out / names[row], encoded(image))
+            there = journal.done
+            journal.append([pair for pair in done if pair.key not in there])
             tell.progress("attack pairs", start + len(block), len(rows))
     return _finish(out, pairs, names, settings)
 
@@ -144,7 +142,7 @@ def _write_clean(out: Path, pairs: CaptionedImages, names: Sequence[str], attack
     for row, name in enumerate(names):
         # what exists is whole, because files are put in place in one step
         if row not in attacked and not (out / name).exists():
-            replace_bytes(out / name, _png(eight_bit(pairs.read(row)[None])[0]))
+            replace_bytes(out / name, encoded(eight_bit(pairs.read(row)[None])[0]))
         tell.progress("copy clean pairs", row + 1, len(names))
 
 
@@ -174,12 +172,6 @@ def _file_names(ids: Sequence[str]) -> list[str]:
 
 def _file_name(part: str) -> str:
     return quote(part, safe=" ,+=()") if part.strip(".") else "%2E" * len(part) or "%2F"
-
-
-def _png(image: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    Pillow.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -78,7 +78,8 @@ def descend(
             raise TrainingError(f"the loss became {history[-1]} at step {step + 1}; lower the learning rate")
         if isinstance(value, Tensor):
             value.backward()
-        held.workers.add_up(_gradients(optimiser) if held.workers.count > 1 else [])
+        if held.workers.count > 1:
+            held.workers.add_up(_gradients(optimiser))
         if clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters_of(optimiser), clip_norm)
         optimiser.step()

@@ -62,16 +62,11 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Attack images under one or several defences; what no attack breaks is robust accuracy."""
-    from medrobust.attacking import AttackSettings
     from medrobust.attacking import attack as carry_out
-    from medrobust.attacks import Ball
-    from medrobust.cli.choices import chosen
+    from medrobust.cli.choices import attack_settings, chosen
     from medrobust.experiment import checked
 
-    balls = [Ball.parse(norm, size) for size in eps]
-    settings = AttackSettings(
-        attacks=tuple(attack_), norm=balls[0].norm, eps=tuple(ball.eps for ball in balls), sigma=sigma, batch=batch
-    )
+    settings = attack_settings(attack_, norm, eps, batch, sigma)
     if data is None:
         experiment = _experiment_of(out, limit, defence)
     else:

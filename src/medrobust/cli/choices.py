@@ -1,10 +1,13 @@
 """What the command line writes as text: defences, NAME[:MODE][=STATE], settings, and radii."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medrobust.errors import ConfigError
 from medrobust.experiment import Choice
+
+if TYPE_CHECKING:
+    from medrobust.attacking import AttackSettings
 
 
 def chosen(texts: list[str], *, transfer: bool = False) -> list[Choice]:
@@ -19,6 +22,18 @@ def numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"--radii takes numbers with commas between them, got {text!r}") from None
+
+
+def attack_settings(
+    attacks: list[str], norm: str, eps: list[str], batch: int, sigma: float | None = None
+) -> "AttackSettings":
+    """An attack as options name it. Raises AttackError for a ball that cannot be meant."""
+    from medrobust.attacking import AttackSettings
+    from medrobust.attacks import Ball
+
+    balls = [Ball.parse(norm, size) for size in eps]
+    sizes = tuple(ball.eps for ball in balls)
+    return AttackSettings(attacks=tuple(attacks), norm=balls[0].norm, eps=sizes, sigma=sigma, batch=batch)
 
 
 def _with_mode_of_state(choice: Choice) -> Choice:

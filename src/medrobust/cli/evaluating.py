@@ -67,16 +67,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Attack and certify the same images under several defences: clean, robust and certified accuracy in one table."""
-    from medrobust.attacking import AttackSettings
-    from medrobust.attacks import Ball
-    from medrobust.cli.choices import chosen, numbers
+    from medrobust.cli.choices import attack_settings, chosen, numbers
     from medrobust.evaluating import evaluate as carry_out
     from medrobust.experiment import checked
 
-    balls = [Ball.parse(norm, size) for size in eps]
-    settings = AttackSettings(
-        attacks=tuple(attack), norm=balls[0].norm, eps=tuple(ball.eps for ball in balls), batch=attack_batch
-    )
+    settings = attack_settings(attack, norm, eps, attack_batch)
     values: dict[str, Any] = {
         "model": model, "revision": revision, "data": data, "task": task, "split": split, "limit": limit,
         "sigmas": sigma, "n": n, "selection": n0, "alpha": alpha, "stopping": stopping, "batch": batch,

@@ -57,17 +57,12 @@ def probe(
     as_json: Json = False,
 ) -> None:
     """Learn heads on the features of one or several models; clean accuracy and accuracy under attack in one table."""
-    from medrobust.attacking import AttackSettings
-    from medrobust.attacks import Ball
-    from medrobust.cli.choices import settings_of
+    from medrobust.cli.choices import attack_settings, settings_of
     from medrobust.experiment import checked
     from medrobust.probing import RECIPES, recipes_of
     from medrobust.probing import probe as carry_out
 
-    balls = [Ball.parse(norm, size) for size in eps]
-    settings = AttackSettings(
-        attacks=tuple(attack), norm=balls[0].norm, eps=tuple(ball.eps for ball in balls), batch=batch
-    )
+    settings = attack_settings(attack, norm, eps, batch)
     values = {
         "data": data, "task": task, "split": split, "limit": limit, "fit_data": fit_data, "fit_split": fit_split,
         "threads": threads, "seed": seed, "device": device, "skip_broken": skip_broken,

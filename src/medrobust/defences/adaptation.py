@@ -17,7 +17,6 @@ from medrobust.models.prompting import HasTokens, PromptedVision
 from medrobust.types import State, VisionLanguageModel
 
 Part = Literal["lora", "norms", "blocks", "all"]
-PROMPTS = ("border", "tokens", "deep")  # of a PromptedVision
 _merged: WeakKeyDictionary[VisionLanguageModel, dict[str, VisionLanguageModel]] = WeakKeyDictionary()
 
 
@@ -100,8 +99,13 @@ def _changed(vision: nn.Module, changes: State) -> nn.Module:
         own = dict(vision.named_parameters())
         for name, value in weights.items():
             own[name].copy_(value)
-    prompts = {name: changes[f"prompt.{name}"] for name in PROMPTS if f"prompt.{name}" in changes}
+    prompts = visual_prompts(changes)
     return PromptedVision(vision, **prompts) if prompts else vision
+
+
+def visual_prompts(state: State) -> State:
+    """What of a state a `PromptedVision` takes, by the names that it has there."""
+    return {key.removeprefix("prompt."): value for key, value in state.items() if key.startswith("prompt.")}
 
 
 def interpolated(vision: nn.Module, state: State, share: float) -> State:

@@ -12,6 +12,7 @@ from torch import Tensor
 from medrobust.attacks import AttackError, Ball, masking
 from medrobust.attacks.ball import Norm, pixels_of
 from medrobust.attacks.draws import Draws
+from medrobust.attacks.losses import cross_entropy
 from medrobust.attacks.pgd import ascend
 from medrobust.data.augment import augment
 from medrobust.data.sources import shots
@@ -70,6 +71,19 @@ class Objective(NamedTuple):
 
     climb: Callable[[Classifier, Images, Labels], Callable[[Images], PerImage]]
     score: Callable[[Classifier, Images, Images, Labels], PerImage]
+
+
+def climb_cross_entropy(student: Classifier, images: Images, labels: Labels) -> Callable[[Images], PerImage]:  # noqa: ARG001
+    """CE(student(x + e), y), through whatever the student has learned."""
+    return lambda points: cross_entropy(student(points).float(), labels)
+
+
+def score_attacked(student: Classifier, images: Images, attacked: Images, labels: Labels) -> PerImage:  # noqa: ARG001
+    """CE(student(x_adv), y)."""
+    return cross_entropy(student(attacked).float(), labels)
+
+
+ON_ATTACKED = Objective(climb_cross_entropy, score_attacked)  # plain adversarial training
 
 
 def learn(

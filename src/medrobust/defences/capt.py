@@ -5,7 +5,6 @@ References: Yang et al., "Revisiting the robust generalization of adversarial pr
 CVPR 2024, arXiv 2403.01849 (APT).
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -15,11 +14,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from medrobust.attacks.losses import cross_entropy
 from medrobust.data.task import Dataset, Task
-from medrobust.defences.adaptation import merged
-from medrobust.defences.adversarial import Adversarial, Objective, PerImage, Pixels, learn
-from medrobust.defences.heads import CosineHead, context_names, prompt_head, text_prototypes
+from medrobust.defences.adaptation import merged, visual_prompts
+from medrobust.defences.adversarial import (
+    ON_ATTACKED,
+    Adversarial,
+    Objective,
+    PerImage,
+    Pixels,
+    climb_cross_entropy,
+    learn,
+)
+from medrobust.defences.coop import coop
+from medrobust.defences.heads import CosineHead, context_names, text_prototypes
 from medrobust.defences.tecoa import divergence, log_chances
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.training import Session
@@ -73,19 +80,12 @@ def apt(settings: Apt | None = None) -> Defence:
             head = CosineHead(text_prototypes(model, names, state["context"]), model.logit_scale)
             return Classifier(model.encode_image, head)
 
-        def score(student: Classifier, images: Images, attacked: Images, labels: Labels) -> PerImage:  # noqa: ARG001
-            return cross_entropy(student(attacked).float(), labels)
-
         return learn(
-            {"context": start}, student, Objective(climb_cross_entropy, score), data, chosen,
+            {"context": start}, student, ON_ATTACKED, data, chosen,
             device=model.device, generator=generator, session=session,
         )  # fmt: skip
 
-    def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
-        base = merged(model, state)
-        return Classifier(base.encode_image, prompt_head(base, task, state["context"].to(base.device)))
-
-    return Defence(fit, apply, settings=chosen)
+    return Defence(fit, coop().apply, settings=chosen)
 
 
 def capt(settings: Capt | None = None) -> Defence:
@@ -118,11 +118,6 @@ def capt(settings: Capt | None = None) -> Defence:
         return Classifier(base.encode_image, CosineHead(prototypes, base.logit_scale))
 
     return Defence(fit, apply, settings=chosen)
-
-
-def climb_cross_entropy(student: Classifier, images: Images, labels: Labels) -> Callable[[Images], PerImage]:  # noqa: ARG001
-    """The loss of the attack in training: cross-entropy through all prompts."""
-    return lambda points: cross_entropy(student(points).float(), labels)
 
 
 def consistent(
@@ -184,7 +179,7 @@ def _start(model: VisionLanguageModel, chosen: Capt, generator: torch.Generator)
 
 def _student(model: VisionLanguageModel, tower: nn.Module, names: tuple[str, ...], learned: State) -> Classifier:
     prompts = prompts_of(learned)
-    vision = {key.removeprefix("prompt."): value for key, value in prompts.items() if key.startswith("prompt.")}
+    vision = visual_prompts(prompts)
     prototypes = text_prototypes(model, names, prompts["context"], prompts.get("deep_context"))
     return Classifier(
         lambda images: functional_call(tower, vision, (images,)), CosineHead(prototypes, model.logit_scale)

@@ -18,8 +18,7 @@ from torch import Tensor
 from medrobust.attacks.ball import Ball
 from medrobust.attacks.pgd import ascend
 from medrobust.data.task import Dataset
-from medrobust.defences.adversarial import Adversarial, Batches, Rows, detached
-from medrobust.defences.capt import climb_cross_entropy
+from medrobust.defences.adversarial import Adversarial, Batches, Rows, climb_cross_entropy, detached
 from medrobust.defences.probe import (
     Head,
     LearnedHead,

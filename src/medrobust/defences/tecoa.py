@@ -15,11 +15,18 @@ from pydantic import Field
 from torch import nn
 from torch.func import functional_call
 
-from medrobust.attacks.losses import cross_entropy
 from medrobust.data.task import Dataset, Task
-from medrobust.defences.adaptation import changed_weights, interpolated, merged, starting_state
-from medrobust.defences.adversarial import Adversarial, Objective, PerImage, Pixels, learn
-from medrobust.defences.heads import CosineHead, template_prototypes
+from medrobust.defences.adaptation import changed_weights, interpolated, merged, starting_state, visual_prompts
+from medrobust.defences.adversarial import (
+    ON_ATTACKED,
+    Adversarial,
+    Objective,
+    PerImage,
+    Pixels,
+    climb_cross_entropy,
+    learn,
+    score_attacked,
+)
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.models.prompting import frame_pixels
 from medrobust.training import Session
@@ -69,17 +76,14 @@ def tecoa(settings: Tecoa | None = None) -> Defence:
     chosen = settings or Tecoa()
 
     def objective(frozen: Classifier) -> Objective:
-        def targets(images: Images, labels: Labels) -> Labels:
-            return answers(frozen, images) if chosen.unlabelled else labels
-
-        def climb(student: Classifier, images: Images, labels: Labels) -> Callable[[Images], PerImage]:
-            wanted = targets(images, labels)
-            return lambda points: cross_entropy(student(points).float(), wanted)
-
-        def score(student: Classifier, images: Images, attacked: Images, labels: Labels) -> PerImage:
-            return cross_entropy(student(attacked).float(), targets(images, labels))
-
-        return Objective(climb, score)
+        if not chosen.unlabelled:
+            return ON_ATTACKED
+        return Objective(
+            lambda student, images, _labels: climb_cross_entropy(student, images, answers(frozen, images)),
+            lambda student, images, attacked, _labels: score_attacked(
+                student, images, attacked, answers(frozen, images)
+            ),
+        )
 
     return robust_vision(chosen, objective)
 
@@ -109,9 +113,6 @@ def pmg_aft(settings: PmgAft | None = None) -> Defence:
     clean answer keeps it (ours).
     """
 
-    def climb(student: Classifier, images: Images, labels: Labels) -> Callable[[Images], PerImage]:  # noqa: ARG001
-        return lambda points: cross_entropy(student(points).float(), labels)
-
     def objective(frozen: Classifier) -> Objective:
         def score(student: Classifier, images: Images, attacked: Images, labels: Labels) -> PerImage:
             with torch.no_grad():
@@ -119,7 +120,7 @@ def pmg_aft(settings: PmgAft | None = None) -> Defence:
             here, clean = log_chances(student(attacked)), log_chances(student(images))
             return F.nll_loss(here, labels, reduction="none") + divergence(guide, here) + divergence(clean, here)
 
-        return Objective(climb, score)
+        return Objective(climb_cross_entropy, score)
 
     return robust_vision(settings or PmgAft(), objective)
 
@@ -141,8 +142,7 @@ def robust_vision(chosen: RobustVision, objective: Callable[[Classifier], Object
         )  # fmt: skip
 
     def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
-        base = merged(model, interpolated(model.vision, state, chosen.interpolation))
-        return Classifier(base.encode_image, CosineHead(template_prototypes(base, task), base.logit_scale))
+        return zero_shot().apply(model, task, interpolated(model.vision, state, chosen.interpolation))
 
     return Defence(fit, apply, settings=chosen)
 
@@ -165,8 +165,7 @@ def _prompts(model: VisionLanguageModel, chosen: RobustVision, generator: torch.
 
 def _student(tower: nn.Module, frozen: Classifier, state: State) -> Classifier:
     """The tower with the state's weights or prompts in place of its own, under the frozen head."""
-    prompts = {key.removeprefix("prompt."): value for key, value in state.items() if key.startswith("prompt.")}
-    values = prompts or changed_weights(tower, state)
+    values = visual_prompts(state) or changed_weights(tower, state)
     return Classifier(lambda images: functional_call(tower, values, (images,)), frozen.head)
 
 

@@ -4,13 +4,12 @@ What a row is called stands in a column such as `ID`, or `image` where that is a
 `{pdf_hash}_{fig_uri}`, as its figures are. Rows of questions and answers become statements (`statements.py`).
 """
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from medrobust.data.sources.folder import SUFFIXES
+from medrobust.data.sources.rows import Cells, check_ids, csv_cells, json_cells, text_of
 from medrobust.errors import DataError, nearest
 from medrobust.upstream.statements import is_question, statements
 
@@ -28,13 +27,6 @@ class CaptionRow(NamedTuple):
     caption: str
 
 
-class Cells(NamedTuple):
-    """A row as it stands in the file."""
-
-    line: int
-    values: dict[str, Any]
-
-
 def read_captions(
     path: Path, *, split: str = "train", id_column: str | None = None, caption_column: str | None = None
 ) -> list[CaptionRow]:
@@ -49,11 +41,7 @@ def read_captions(
         rows = [CaptionRow(*row) for row in statements([(row.line, row.values) for row in table], split, str(path))]
     else:
         rows = _rows(path, table, id_column, caption_column)
-    lines: dict[str, int] = {}
-    for row in rows:
-        first = lines.setdefault(row.id, row.line)
-        if first != row.line:
-            raise DataError(f"{path}, line {row.line}: the id {row.id!r} stands in line {first} already; keep one")
+    check_ids(path, [(row.line, row.id) for row in rows])
     return rows
 
 
@@ -77,11 +65,11 @@ def _rows(path: Path, table: Sequence[Cells], id_column: str | None, caption_col
         images = [] if id_column else [key for key in columns if key.lower() in IMAGES][:1]
     rows = []
     for line, values in table:
-        parts = [_text(path, line, key, values.get(key)) for key in names]
+        parts = [text_of(values.get(key), key, path, line) for key in names]
         if not all(parts):
             raise DataError(f"{path}, line {line}: no {' and no '.join(names)}; every row must say its image")
-        image = _text(path, line, images[0], values.get(images[0])) if images else ""
-        texts = (_text(path, line, key, values.get(key)) for key in captions)
+        image = text_of(values.get(images[0]), images[0], path, line) if images else ""
+        texts = (text_of(values.get(key), key, path, line) for key in captions)
         name = "_".join(parts) if image else bare("_".join(parts))
         rows.append(CaptionRow(line, name, image, next((text for text in texts if text), "")))
     return rows
@@ -101,53 +89,16 @@ def _columns(path: Path, columns: Sequence[str], given: str | None, known: Seque
     return found
 
 
-def _text(path: Path, line: int, key: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise DataError(f"{path}, line {line}: {key} is {value!r}, expected text")
-    return str(value).strip()
-
-
 def _table(path: Path) -> list[Cells]:
     kind = path.suffix.lower()
     if kind not in (".csv", ".jsonl"):
         raise DataError(f"captions are read from a .csv or .jsonl file, got {path}")
     try:
-        return _json_table(path) if kind == ".jsonl" else _csv_table(path)
+        return json_cells(path, expected="an id and a caption") if kind == ".jsonl" else csv_cells(path)[1]
     except OSError as error:
         raise DataError(f"captions {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"captions {path} are not UTF-8 text (byte {error.start}); save them as UTF-8") from error
-
-
-def _csv_table(path: Path) -> list[Cells]:
-    rows: list[Cells] = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            for values in reader:
-                if None in values:
-                    raise DataError(f"{path}, line {reader.line_num}: more cells than columns; quote the commas")
-                rows.append(Cells(reader.line_num, values))
-        except csv.Error as error:
-            raise DataError(f"{path}, line {reader.reader.line_num}: {error}; save it as CSV again") from error
-    return rows
-
-
-def _json_table(path: Path) -> list[Cells]:
-    rows = []
-    for line, text in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not text.strip():
-            continue
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{path}, line {line}: not JSON ({getattr(error, 'msg', error)})") from error
-        if not isinstance(values, dict):
-            raise DataError(f"{path}, line {line}: {text.strip()[:40]!r} is no object with an id and a caption")
-        rows.append(Cells(line, values))
-    return rows
 
 
 def _listed(columns: Sequence[str]) -> str:
