@@ -70,18 +70,18 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
     def _check(self, before: Any) -> None:
-        difference = _difference(json.loads(json.dumps(dict(self.about))), before)
-        if difference:
+        differs = difference(json.loads(json.dumps(dict(self.about))), before)
+        if differs:
             raise RunError(
-                f"{self.path} is a training cut off, with {difference}; finish it with its own settings, delete it, or "
+                f"{self.path} is a training cut off, with {differs}; finish it with its own settings, delete it, or "
                 "use another --out"
             )
 
 
-def _difference(asked: Any, before: Any, name: str = "") -> str:
+def difference(asked: Any, before: Any, name: str = "") -> str:
     """The first setting in which two descriptions differ, in words; empty where there is none."""
     if isinstance(asked, dict) and isinstance(before, dict):
-        told = (_difference(value, before.get(key), key) for key, value in asked.items())
+        told = (difference(value, before.get(key), key) for key, value in asked.items())
         return next((text for text in told if text), "")
     return "" if asked == before else f"{name} = {before}, asked for {asked}"
 

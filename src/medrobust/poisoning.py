@@ -134,7 +134,8 @@ def _settings(pairs: CaptionedImages, poison: Poison, model: Clip, targets: Targ
         "share": {"asked": poison.share, "reached": len(chosen(len(pairs), poison.share, poison.seed)) / len(pairs)},
         "model": {"name": model.name, "sha256": model.sha256, "pixels": model.preprocess.size},
         "attack": {"images": poison.images, "captions": poison.captions, "norm": poison.ball.norm,
-                   "eps": poison.ball.eps, "steps": poison.attack.steps, "step": poison.attack.step},
+                   "eps": poison.ball.eps, "steps": poison.attack.steps, "step": poison.attack.step,
+                   "decay": poison.attack.decay, "keep_grey": poison.attack.keep_grey},
     }  # fmt: skip
 
 

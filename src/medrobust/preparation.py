@@ -189,7 +189,12 @@ def environment_of(bench: Bench, states: Mapping[str, str], sampler: Sampler | N
         }
     return {
         "environment": environment,
-        "model": {"name": model.name, "sha256": model.sha256, "licence": model.licence},
+        "model": {
+            "name": model.name,
+            "sha256": model.sha256,
+            "revision": model.revision,
+            "licence": model.licence,
+        },
         "task": {
             "name": task.name,
             "title": task.title,

@@ -26,18 +26,31 @@ Scope = Literal["model", "tuned on input"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
+class Canvas(NamedTuple):
+    """A black square of at least `size` pixels that a picture is laid on, in grey.
+
+    With `fit`, the picture's longer side is resized to `size` first (Lanczos).
+    """
+
+    size: int
+    fit: bool = False
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How a picture becomes a model's input of `size` x `size` pixels.
 
     With `crop`, the shorter side is resized to `resize` and the centre is cut out; without, both sides are resized
-    to `size` and the aspect ratio is lost. Normalisation is not part of it: that happens inside the model.
+    to `size` and the aspect ratio is lost. Normalisation is not part of it: that happens inside the model. A `canvas`
+    comes before all else. Without `antialias`, the last step is bicubic on the points alone, and there is no crop.
     """
 
     size: int
     resize: int
     interpolation: Interpolation = "bicubic"
     crop: bool = True
+    canvas: Canvas | None = None
+    antialias: bool = True
 
 
 class PromptShape(NamedTuple):

@@ -8,6 +8,7 @@ from medrobust.attacks import AttackError, Ball
 from medrobust.attacks.embedding import EmbeddingAttack, cosine, psnr
 from medrobust.data.task import Dataset
 from medrobust.models.clip import Clip
+from medrobust.seeds import stream
 
 GREY = torch.full((2, 3, 1, 1), 0.5)
 
@@ -53,6 +54,28 @@ def test_a_climb_that_overshoots_keeps_its_best_point() -> None:
     target = torch.tensor([[1.0, 0.98, 1.0]])
     found = EmbeddingAttack(steps=3, step=0.3)(flatten, GREY[:1], target, ball=Ball("linf", 0.4))
     assert float(found.after) >= float(found.before)
+
+
+def test_steps_that_shrink_end_nearer_than_steps_of_one_length() -> None:
+    """The nearest direction lies inside of the ball, where a step of one length jumps to and fro."""
+    target, ball = torch.tensor([[1.0, 0.7, 0.85]]), Ball("linf", 0.4)
+    constant = EmbeddingAttack(steps=15, step=0.13)(flatten, GREY[:1], target, ball=ball)
+    shrinking = EmbeddingAttack(steps=15, step=0.13, decay=True)(flatten, GREY[:1], target, ball=ball)
+    assert float(1 - shrinking.after) < 0.2 * float(1 - constant.after)
+
+
+def test_a_grey_image_stays_grey_on_request_and_a_coloured_one_does_not() -> None:
+    images = torch.cat([GREY[:1].expand(1, 3, 2, 2), torch.rand(1, 3, 2, 2, generator=stream(0, "colours"))])
+    targets = torch.rand(2, 12, generator=stream(0, "targets"))
+    targets[0, :4] += 2  # red is wanted
+    attack = EmbeddingAttack(steps=5, step=0.05, keep_grey=True)
+    found = attack(flatten, images, targets, ball=Ball("linf", 0.2)).images
+    assert (found[0] == found[0, :1]).all()
+    assert not torch.equal(found[0], images[0])
+    assert ((found[1] - images[1]) != (found[1] - images[1])[:1]).any()
+    free = EmbeddingAttack(steps=5, step=0.05)(flatten, images, targets, ball=Ball("linf", 0.2))
+    assert (free.images[0] != free.images[0, :1]).any()
+    torch.testing.assert_close(free.images[1], found[1])
 
 
 def test_what_does_not_go_together() -> None:

@@ -212,6 +212,10 @@ def test_an_archive_of_another_name_needs_a_task(tmp_path: Path, name: str) -> N
         ("pneumoniamnist", "pneumoniamnist_subset.npz"),
         ("pneumoniamnist_224", "pneumoniamnist_224.npz"),
         ("pneumoniamnist_224", "pneumoniamnist_224_subset.npz"),
+        ("pneumoniamnist_28", "pneumoniamnist.npz"),
+        ("pneumoniamnist_28", "pneumoniamnist_28_subset.npz"),
+        ("pneumoniamnist_64", "pneumoniamnist_64.npz"),
+        ("pneumoniamnist_128", "pneumoniamnist_128.npz"),
         ("pneumoniamnist_odd.npz", "pneumoniamnist_odd.npz"),
     ],
 )
@@ -238,6 +242,23 @@ def test_ones_own_folder_goes_first_and_a_whole_file_before_a_subset(
     assert len(open_dataset("pneumoniamnist", None, preprocess=SMALL)) == 2
     archive(tmp_path / "data/pneumoniamnist.npz", **count(1))
     assert len(open_dataset("pneumoniamnist", None, preprocess=SMALL)) == 1
+
+
+@pytest.mark.parametrize("size", [28, 64, 128, 224])
+@pytest.mark.parametrize(
+    "flag", ["pneumoniamnist", "bloodmnist", "pathmnist", "octmnist", "organamnist", "tissuemnist"]
+)
+def test_every_size_of_a_medmnist_set_is_read_with_its_task(tmp_path: Path, flag: str, size: int) -> None:
+    pixels = np.full((2, size, size), 51, dtype=np.uint8)
+    path = archive(tmp_path / f"{flag}_{size}.npz", test_images=pixels, test_labels=np.array([[0], [1]]))
+    dataset = open_dataset(path, None, preprocess=SMALL)
+    assert dataset.task == load_task(flag)
+    assert (len(dataset), value(dataset, 1)) == (2, 51)
+
+
+def test_a_size_that_medmnist_does_not_have_is_refused() -> None:
+    with pytest.raises(DataError, match="MedMNIST has bloodmnist at 28, 64, 128, 224 pixels, not at 96"):
+        open_dataset("bloodmnist_96", None, preprocess=SMALL)
 
 
 def test_a_name_not_found_tells_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 """Loading a model: from where, and one sentence for everything that can be wrong with it."""
 
 import json
+import re
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from torch import Tensor
 from medrobust.errors import ModelError
 from medrobust.models import MODELS, load
 from medrobust.models.clip import Clip
+from medrobust.models.entries import BY_HAND
 from medrobust.types import Preprocess, VisionLanguageModel
 
 Weights = dict[str, Tensor]
 PROJECTION = "visual_projection.weight"
+ON_THE_HUB = [name for name, entry in MODELS.items() if entry.format not in BY_HAND and entry.source != "embedded"]
 
 
 @pytest.fixture
@@ -122,9 +126,10 @@ def test_a_folder_that_lacks_a_file_is_refused(folder: Path, name: str, sentence
         load(str(folder))
 
 
-def test_another_family_is_refused(folder: Path) -> None:
-    configure(folder, model_type="siglip")
-    with pytest.raises(ModelError, match=r"says model_type 'siglip'; this version loads CLIP-shaped models"):
+@pytest.mark.parametrize("family", ["blip", None, ["clip"]])
+def test_another_family_is_refused(folder: Path, family: object) -> None:
+    configure(folder, model_type=family)
+    with pytest.raises(ModelError, match=rf"says model_type {re.escape(repr(family))}; of this format, clip and sig"):
         load(str(folder))
 
 
@@ -157,7 +162,7 @@ def test_what_is_neither_folder_nor_name_is_refused_with_the_names() -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if entry.source != "embedded"])
+@pytest.mark.parametrize("name", ON_THE_HUB)
 def test_a_known_name_that_is_not_in_the_cache_is_never_downloaded(name: str) -> None:
     hub_id = MODELS[name].source
     with pytest.raises(ModelError) as caught:
@@ -166,6 +171,55 @@ def test_a_known_name_that_is_not_in_the_cache_is_never_downloaded(name: str) ->
         f"{name} is not in the local cache and cannot be fetched offline; "
         f"pass --model {hub_id} once with a network to download it"
     )
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if entry.format in BY_HAND])
+def test_a_model_that_no_program_may_fetch_says_where_it_is(name: str) -> None:
+    sentence = rf"^{name} cannot be fetched by a program; get it from .*(GitHub|hub).* and pass --model {name}=PATH$"
+    with pytest.raises(ModelError, match=sentence):
+        load(name)
+
+
+def test_a_path_that_is_not_there_is_named() -> None:
+    with pytest.raises(ModelError, match=r"^no/where.pt does not exist; pass --model chexzero=PATH with the file"):
+        load("chexzero=no/where.pt")
+
+
+def snapshot(checkpoint: Path, home: Path, commit: str) -> Path:
+    """A folder as the hub's cache calls it."""
+    return Path(shutil.copytree(checkpoint, home / "snapshots" / commit))
+
+
+@pytest.mark.parametrize(
+    ("spec", "revision", "commit", "fits"),
+    [
+        ("plip", None, "67ade53d11", True),
+        ("plip", None, "11ade53d67", False),
+        ("plip", "11ade53d67", "11ade53d67", True),  # asked for by the user
+        ("vinid/plip", None, "11ade53d67", True),  # the name is pinned, the address is not
+        ("clip-vit-base-patch32", None, "11ade53d67", True),
+    ],
+)
+def test_a_name_stands_for_one_revision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path, spec: str, revision: str | None, commit: str,
+    fits: bool,
+) -> None:  # fmt: skip
+    folder = snapshot(checkpoint, tmp_path, commit)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    if fits:
+        assert load(spec, revision=revision).revision == commit
+        return
+    with pytest.raises(ModelError, match=rf"^plip stands for revision 67ade53d, the local cache holds {commit}; ask"):
+        load(spec, revision=revision)
+
+
+def test_a_pinned_hash_must_be_the_files(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tiny: Clip) -> None:
+    monkeypatch.setitem(MODELS, "plip", replace(MODELS["plip"], sha256=tiny.sha256))
+    assert load(f"plip={checkpoint}").licence == MODELS["plip"].licence
+    monkeypatch.setitem(MODELS, "plip", replace(MODELS["plip"], sha256="0" * 64))
+    with pytest.raises(ModelError, match=rf"have sha256 {tiny.sha256}, plip has 0{{64}}; fetch them again$"):
+        load(f"plip={checkpoint}")
 
 
 @pytest.mark.usefixtures("no_network")

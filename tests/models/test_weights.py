@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from medrobust.errors import ModelError
-from medrobust.models.weights import read_weights, sha256_of
+from medrobust.models.weights import OPEN_CLIP, read_weights, sha256_of
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "b.bias": torch.ones(2)}
 
@@ -80,6 +80,27 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: 
 def test_a_pickle_of_more_than_named_tensors_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"holds more than named tensors; refused"):
+        read_weights(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_torchscript_archive_is_refused_by_name(tmp_path: Path) -> None:
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "model.pt")
+    with pytest.raises(ModelError, match=r"model.pt is a TorchScript archive, which holds code; save its state_dict"):
+        read_weights(tmp_path / "model.pt")
+
+
+def test_one_file_is_read_whatever_it_is_called(tmp_path: Path) -> None:
+    torch.save(TENSORS, tmp_path / "best_64.pt")
+    found = read_weights(tmp_path / "best_64.pt")
+    assert found.files == (tmp_path / "best_64.pt",)
+    assert torch.equal(found.tensors["b.bias"], TENSORS["b.bias"])
+
+
+def test_weights_of_open_clip_have_names_of_their_own(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "open_clip_model.safetensors")
+    assert read_weights(tmp_path, OPEN_CLIP).tensors.keys() == TENSORS.keys()
+    with pytest.raises(ModelError, match=r"holds neither model.safetensors nor pytorch_model.bin"):
         read_weights(tmp_path)
 
 

@@ -37,11 +37,14 @@ class EmbeddingAttack:
 
     By default 100 steps, each 1/255 in l_inf and an eighth of eps in l2 (ours). `batch` images are attacked at once,
     fewer where memory runs out. The best point of the climb is kept, so no image ends further from its target.
+    `decay`: steps shrink to 0. `keep_grey`: an image whose three channels are equal stays so (both ours).
     """
 
     steps: int = 100
     step: float | None = None
     batch: int = 64
+    decay: bool = False
+    keep_grey: bool = False
 
     def __call__(
         self, encode: Callable[[Images], Features], images: Images, targets: Targets, *, ball: Ball
@@ -65,14 +68,19 @@ class EmbeddingAttack:
         length = self.step if self.step is not None else (1 / 255 if ball.norm == "linf" else ball.eps / 8)
         start = torch.full((len(images),), -2.0, device=images.device)
         best = Embedded(images.clone(), cosine(encode, images, targets), start)
+        grey = (images == images[:, :1]).all(dim=(1, 2, 3), keepdim=True) if self.keep_grey else None
 
         def closeness(points: Images) -> PerImage:
-            values = (F.normalize(encode(points), dim=1) * targets).sum(dim=1)
+            # through the mean of the channels, all three get the same gradient
+            seen = points if grey is None else torch.where(grey, points.mean(dim=1, keepdim=True), points)
+            values = (F.normalize(encode(seen), dim=1) * targets).sum(dim=1)
             better = values.detach() > best.after
             best.images[better], best.after[better] = points.detach()[better], values.detach()[better]
             return values
 
-        last = ascend(closeness, images, ball=ball, steps=self.steps, step=length, start=images)
+        last = ascend(
+            closeness, images, ball=ball, steps=self.steps, step=length, start=images, decay=self.decay
+        )  # fmt: skip
         with torch.no_grad():
             closeness(last)
         return best

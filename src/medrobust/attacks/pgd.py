@@ -91,22 +91,31 @@ class Pgd:
 
 @torch.inference_mode(False)
 def ascend(
-    loss: Callable[[Images], PerImage], images: Images, *, ball: Ball, steps: int, step: float, start: Images
+    loss: Callable[[Images], PerImage],
+    images: Images,
+    *,
+    ball: Ball,
+    steps: int,
+    step: float,
+    start: Images,
+    decay: bool = False,
 ) -> Images:
     """The last point of a climb of any loss of the pixels, every image to the end: for training, and for targets.
 
-    Only the pixels are differentiated, so no gradient reaches a parameter's `.grad`. `step` is in pixels of [0, 1].
+    Only the pixels are differentiated, so no gradient reaches a parameter's `.grad`. `step` is in pixels of [0, 1];
+    with `decay` the steps shrink, each by the same length, so that one more would be 0.
     Raises NoGradientError where the loss does not depend on the pixels.
     """
     points = start
-    for _ in range(steps):
+    for turn in range(steps):
+        length = step * (1 - turn / steps) if decay else step
         with torch.enable_grad():
             leaves = points.detach().requires_grad_(True)
             value = loss(leaves).sum()
             gradient = torch.autograd.grad(value, leaves, allow_unused=True)[0] if value.requires_grad else None
         if gradient is None:
             raise NoGradientError("no gradient of the loss reaches the pixels; the model cuts the graph")
-        points = ball.project(points + step * ball.direction(gradient.nan_to_num(0.0, 0.0, 0.0)), images)
+        points = ball.project(points + length * ball.direction(gradient.nan_to_num(0.0, 0.0, 0.0)), images)
     return points
 
 

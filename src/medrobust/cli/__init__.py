@@ -13,9 +13,11 @@ from medrobust.cli import auditing as auditing
 from medrobust.cli import attacking as attacking
 from medrobust.cli import evaluating as evaluating
 from medrobust.cli import probing as probing
+from medrobust.cli import questions as questions
 from medrobust.cli import learning as learning
 from medrobust.cli import poisoning as poisoning
 from medrobust.cli import asking as asking
+from medrobust.cli import data as data
 
 # isort: on
 from medrobust.cli.app import app as app

@@ -25,7 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A name from `medrobust models`, a hub id, or a folder.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="A name from `medrobust models`, a hub id, a folder, or NAME=PATH.")
+]
 Data = Annotated[
     str, typer.Option("--data", "-d", help="A folder, a manifest (csv, jsonl), an .npz, a MedMNIST name, or phantom.")
 ]
@@ -66,20 +68,28 @@ Eps = Annotated[list[str], typer.Option(help="Its size in pixels of [0, 1]: 8/25
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a command whose failures are one sentence and the right exit code."""
+    return command_of(app)(function)
 
-    @wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            function(*args, **kwargs)
-        except MedrobustError as error:
-            fail(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            fail("interrupted; what was written is safe, and the same command goes on from there", 130)
-        except OSError as error:
-            full = error.errno == errno.ENOSPC
-            fail("the disk is full; what was written is safe" if full else f"{error}", 1)
 
-    return app.command(name=function.__name__.strip("_").replace("_", "-"))(guarded)
+def command_of(group: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The same for a command of a group, such as `medrobust data check`."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except MedrobustError as error:
+                fail(str(error), error.exit_code)
+            except KeyboardInterrupt:
+                fail("interrupted; what was written is safe, and the same command goes on from there", 130)
+            except OSError as error:
+                full = error.errno == errno.ENOSPC
+                fail("the disk is full; what was written is safe" if full else f"{error}", 1)
+
+        return group.command(name=function.__name__.strip("_").replace("_", "-"))(guarded)
+
+    return register
 
 
 def tell(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
@@ -97,7 +107,9 @@ def listing(rows: list[dict[str, Any]], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*rows[0], box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for number, name in enumerate(rows[0]):
+        table.add_column(name, overflow="fold", no_wrap=number == 0)  # no word is cut off, and the name can be copied
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -8,6 +8,8 @@ import typer
 
 from medrobust.cli.app import Device, Json, Model, Seed, Task, Transfer, command, listing
 
+_COMMERCIAL = {True: "yes", False: "no", None: "not stated"}
+
 
 @command
 def predict(
@@ -47,9 +49,16 @@ def models(as_json: Json = False) -> None:
 
     rows = [
         {"name": e.name, "title": e.title, "source": e.source, "format": e.format, "pixels": e.image_size,
-         "licence": e.licence} for e in MODELS.values()
+         "preprocessing": e.preprocessing, "activation": e.activation, "revision": e.revision, "sha256": e.sha256,
+         "licence": e.licence, "commercial_use": e.commercial_use} for e in MODELS.values()
     ]  # fmt: skip
-    listing(rows, as_json)
+    short = [
+        {"name": e.name, "title": e.title, "source": e.source, "format": e.format,
+         "pixels": f"{e.image_size}; {e.preprocessing}", "activation": e.activation or "from its config",
+         "files": e.pinned, "licence": f"{e.licence}; commercial use: {_COMMERCIAL[e.commercial_use]}"}
+        for e in MODELS.values()
+    ]  # fmt: skip
+    listing(rows if as_json else short, as_json)
 
 
 @command

@@ -46,6 +46,8 @@ def poison(
     eps: Annotated[str, typer.Option(help="Size of the ball in pixels of [0, 1]: 8/255 or 0.03.")] = "8/255",
     steps: Annotated[int, typer.Option(min=1, help="Of the attack on images.")] = 100,
     step: Annotated[str | None, typer.Option(help="Length of one; 1/255 in linf, an eighth of eps in l2.")] = None,
+    decay: Annotated[bool, typer.Option("--decay", help="Let these steps shrink to 0.")] = False,
+    keep_grey: Annotated[bool, typer.Option("--keep-grey", help="Give grey images no colour.")] = False,
     images_only: Annotated[bool, typer.Option("--images-only", help="Leave captions as they are.")] = False,
     captions_only: Annotated[bool, typer.Option("--captions-only", help="Leave images as they are.")] = False,
     threads: Threads = None,
@@ -69,7 +71,9 @@ def poison(
     wanted = Poison(
         share=parse_share(share),
         ball=Ball.parse(norm, eps),
-        attack=EmbeddingAttack(steps=steps, step=None if step is None else pixels_of(step), batch=BLOCK),
+        attack=EmbeddingAttack(
+            steps=steps, step=None if step is None else pixels_of(step), batch=BLOCK, decay=decay, keep_grey=keep_grey
+        ),
         images=not captions_only,
         captions=not images_only,
         seed=seed,

@@ -16,6 +16,7 @@ def augment(
     generator: torch.Generator,
     *,
     any_rotation: bool = False,
+    flips: bool = True,
     scale: tuple[float, float] = (0.8, 1.1),
     shift: float = 0.06,
     colour: float = 0.12,
@@ -24,18 +25,25 @@ def augment(
 ) -> Images:
     """Each image flipped, turned, scaled, shifted and tinted at random; still in [0, 1].
 
-    `any_rotation`: quarter turns and up-down flips too, for pictures in which no way is up. The share `sharp` is only
+    `any_rotation`: quarter turns and up-down flips too, for pictures in which no way is up. Without `flips`, left stays
+    left. The share `sharp` is only
     flipped and turned by quarters, which moves whole pixels: interpolation blurs, and a model that has only seen
     blurred lungs takes sharp ones for healthy. `bicubic` blurs less and takes many times longer on a CPU.
     """
-    theta = _placements(len(images), generator, any_rotation, scale, shift, sharp)
+    theta = _placements(len(images), generator, any_rotation, flips, scale, shift, sharp)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)
     return _tint(moved.clamp(0, 1), generator, colour)
 
 
 def _placements(
-    count: int, generator: torch.Generator, any_rotation: bool, scale: tuple[float, float], shift: float, sharp: float
+    count: int,
+    generator: torch.Generator,
+    any_rotation: bool,
+    flips: bool,
+    scale: tuple[float, float],
+    shift: float,
+    sharp: float,
 ) -> Float[Tensor, "batch 2 3"]:
     def uniform(low: float, high: float) -> Float[Tensor, " batch"]:
         return low + (high - low) * torch.rand(count, generator=generator)
@@ -52,6 +60,8 @@ def _placements(
     else:
         upside = torch.ones(count)
     zoom, mirror = 1 + moved * (uniform(*scale) - 1), sign()
+    if not flips:
+        upside = mirror = torch.ones(count)
     right, down = moved * uniform(-shift, shift), moved * uniform(-shift, shift)
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
     rows = [cos * mirror, -sin * upside, right, sin * mirror, cos * upside, down]

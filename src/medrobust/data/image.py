@@ -7,12 +7,27 @@ import torch
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
+from medrobust.data.canvas import interpolated, laid_out
+from medrobust.data.decoded import MAX_PIXELS, Decoded, check_size
+from medrobust.data.dicom import is_dicom, read_dicom
 from medrobust.errors import BrokenImageError, ConfigError, DataError
 from medrobust.types import Image, Preprocess
 
-MAX_PIXELS = 89_478_485  # Pillow's own border between a large image and a decompression bomb
 # Named one by one, because Pillow hands others (EPS) to programs outside.
 _FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+_KINDS = {
+    "1": "1-bit grey",
+    "L": "8-bit grey",
+    "LA": "8-bit grey with transparency",
+    "P": "palette",
+    "RGB": "8-bit RGB",
+    "RGBA": "8-bit RGBA",
+    "I;16": "16-bit grey",
+    "I;16L": "16-bit grey",
+    "I;16B": "16-bit grey",
+    "I": "32-bit grey",
+    "F": "float grey",
+}
 _RESAMPLING = {
     "nearest": Pillow.Resampling.NEAREST,
     "bilinear": Pillow.Resampling.BILINEAR,
@@ -26,13 +41,14 @@ def open_image(path: str | Path, preprocess: Preprocess) -> Image:
 
     Transparent pixels show white, the colour of an empty slide. 16 bits stay 16 bits in grey files (65535 is 1.0;
     Pillow reads 16-bit colour as 8 bits); 32-bit integers count as 16-bit values; float files must hold [0, 1]. No
-    window is applied: a 12-bit image in a 16-bit file stays dark. Small images are enlarged.
+    window is applied: a 12-bit image in a 16-bit file stays dark. Small images are enlarged. DICOM files, told by their
+    suffix or their first bytes, go by `medrobust.data.dicom.read_dicom`: rescaled, windowed, and at full depth.
 
     Raises `BrokenImageError`, which names the file and the reason, when it cannot be decoded or has more than
     `MAX_PIXELS` pixels, and `ConfigError` when the pre-processing cuts out more than it resized to.
     """
     try:
-        return _prepare(_decode(Path(path)), preprocess)
+        return prepare(decode(Path(path)), preprocess)
     except DataError as error:
         raise BrokenImageError(f"{path} {error}") from error
 
@@ -42,26 +58,26 @@ def from_array(array: np.ndarray, preprocess: Preprocess) -> Image:
 
     Raises `DataError` when shape, type or values are others.
     """
-    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or 0 in array.shape:
-        raise DataError(f"an array of shape {array.shape} is no image, expected H x W or H x W x 3 pixels")
-    if array.dtype not in (np.uint8, np.uint16) and not np.issubdtype(array.dtype, np.floating):
-        raise DataError(f"an array of {array.dtype} is no image, expected uint8, uint16 or floats in [0, 1]")
     try:
-        if array.dtype == np.uint8:
-            return _prepare(Pillow.fromarray(array).convert("RGB"), preprocess)
-        return _prepare(_unit(array, 65535 if array.dtype == np.uint16 else 1), preprocess)
+        return prepare(decoded_array(array), preprocess)
     except DataError as error:
         raise DataError(f"the array {error}") from error
 
 
-def _decode(path: Path) -> Pillow.Image | np.ndarray:
-    """8-bit RGB as Pillow holds it, or deeper pixels as float32 in [0, 1]."""
+def decode(path: Path) -> Decoded:
+    """The first frame of an image file at its own size, by the rules of `open_image`.
+
+    Raises `DataError`, whose sentence begins after the file's name.
+    """
     try:
         if path.stat().st_size == 0:
             raise DataError("is an empty file (0 bytes)")
+        if is_dicom(path):
+            return read_dicom(path)
         with Pillow.open(path, formats=_FORMATS) as opened:  # reads the header only
-            _check_size(opened.width, opened.height)
-            return _pixels(ImageOps.exif_transpose(opened))
+            check_size(opened.width, opened.height)
+            kind = _kind(opened)  # before the pixels are loaded, and with them forgotten
+            return Decoded(_pixels(ImageOps.exif_transpose(opened)), kind, getattr(opened, "n_frames", 1))
     except DataError:
         raise
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
@@ -71,6 +87,26 @@ def _decode(path: Path) -> Pillow.Image | np.ndarray:
     except Exception as error:  # Pillow's decoders meet broken bytes with many kinds of exception
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"cannot be decoded: {reason}") from error
+
+
+def decoded_array(array: np.ndarray) -> Decoded:
+    """An array by the rules of `from_array`. Raises `DataError`, whose sentence begins after the array's name."""
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or 0 in array.shape:
+        raise DataError(f"of shape {array.shape} is no image, expected H x W or H x W x 3 pixels")
+    if array.dtype not in (np.uint8, np.uint16) and not np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"of {array.dtype} is no image, expected uint8, uint16 or floats in [0, 1]")
+    depth = "float" if np.issubdtype(array.dtype, np.floating) else f"{8 * array.dtype.itemsize}-bit"
+    kind = f"{depth} {'grey' if array.ndim == 2 else 'RGB'}"
+    if array.dtype == np.uint8:
+        return Decoded(Pillow.fromarray(array).convert("RGB"), kind)
+    return Decoded(_unit(array, 65535 if array.dtype == np.uint16 else 1), kind)
+
+
+def _kind(image: Pillow.Image) -> str:
+    """How a file holds its pixels; Pillow's own word for what is rare."""
+    if any(";16" in str(tile) for tile in getattr(image, "tile", [])) and not image.mode.startswith("I"):
+        return f"16-bit {image.mode}, read as 8-bit"
+    return _KINDS.get(image.mode, image.mode)
 
 
 def _pixels(image: Pillow.Image) -> Pillow.Image | np.ndarray:
@@ -93,13 +129,19 @@ def _unit(pixels: np.ndarray, white: int) -> np.ndarray:
     return pixels.astype(np.float32) / np.float32(white)
 
 
-def _prepare(pixels: Pillow.Image | np.ndarray, preprocess: Preprocess) -> Image:
+def prepare(decoded: Decoded, preprocess: Preprocess) -> Image:
+    """What a model gets to see of an image. Raises `DataError` where that would be too large, and `ConfigError`."""
+    pixels = decoded.pixels
     if preprocess.crop and preprocess.resize < preprocess.size:
         raise ConfigError(
             f"the shorter side is resized to {preprocess.resize} pixels but {preprocess.size} are cut out; "
             "resize must be at least size"
         )
-    if isinstance(pixels, Pillow.Image):
+    if preprocess.canvas is not None:
+        pixels = laid_out(pixels, preprocess.canvas)
+    if not preprocess.antialias:
+        array = interpolated(pixels, preprocess.size)
+    elif isinstance(pixels, Pillow.Image):
         array = np.asarray(_fit(pixels, preprocess), dtype=np.float32) / np.float32(255)
     else:
         channels = [pixels] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
@@ -114,16 +156,8 @@ def _fit(image: Pillow.Image, preprocess: Preprocess) -> Pillow.Image:
         return image.resize((size, size), resampling)
     shorter, longer = sorted(image.size)
     target = preprocess.resize * longer // shorter  # rounded down, as CLIP's processors do
-    _check_size(preprocess.resize, target)
+    check_size(preprocess.resize, target)
     landscape = image.width >= image.height
     resized = image.resize((target, preprocess.resize) if landscape else (preprocess.resize, target), resampling)
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
     return resized.crop((left, top, left + size, top + size))
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise DataError(
-            f"has {width} x {height} pixels (after any enlargement), more than the {MAX_PIXELS} allowed; "
-            "crop it or cut it into tiles"
-        )

@@ -158,6 +158,7 @@ class Batches(NamedTuple):
     seed: int
     batch: int
     augmented: bool
+    flips: bool = True  # whether the answer is the same in a mirror
 
     @classmethod
     def of(cls, data: Dataset, settings: Training, generator: torch.Generator) -> "Batches":
@@ -182,7 +183,7 @@ class Batches(NamedTuple):
         images = self.read(rows)
         if not self.augmented:
             return images
-        return augment(images, stream(self.seed, use, step), scale=(0.8, 1.0), colour=0.0)
+        return augment(images, stream(self.seed, use, step), flips=self.flips, scale=(0.8, 1.0), colour=0.0)
 
     def starts(self, step: int, rows: Rows, images: Images, settings: Adversarial) -> Images:
         """Where the attack on each image begins: uniform in the ball."""

@@ -82,7 +82,7 @@ def linear_probe(settings: LinearProbe | None = None) -> Defence:
 def mlp_probe(settings: MlpProbe | None = None) -> Defence:
     """The same for W relu(U f + a) + b; state: `hidden.weight`, `hidden.bias` too."""
     chosen = settings or MlpProbe()
-    return _probe(chosen, lambda width, generator: dense("hidden", width, chosen.hidden, generator), _hidden)
+    return _probe(chosen, lambda width, generator: dense("hidden", width, chosen.hidden, generator), hidden_layer)
 
 
 def _probe(chosen: LinearProbe, more: Callable[[int, torch.Generator], State], before: Before) -> Defence:
@@ -228,5 +228,6 @@ def as_it_is(features: Features, _state: State) -> Hidden:
     return features
 
 
-def _hidden(features: Features, state: State) -> Hidden:
+def hidden_layer(features: Features, state: State) -> Hidden:
+    """One layer with ReLU."""
     return F.linear(features, state["hidden.weight"], state["hidden.bias"]).relu()

@@ -90,7 +90,7 @@ def ran(settings: Ran | None = None) -> Defence:
     ) -> State:
         batches = Batches.of(data, chosen, generator)
         encode = encoder(model.encode_image, chosen, model.device)
-        start = _start(feature_width(model, batches), len(data.task.classes), generator)
+        start = start_rectifier(feature_width(model, batches), len(data.task.classes), generator)
 
         def student(state: State) -> Classifier:
             return Classifier(encode, LearnedHead(detached(state), rectified, chosen.unit))
@@ -169,6 +169,14 @@ def _apart(student: Features, teacher: Features) -> Scalar:
 def _copies(student: Classifier, batches: Batches, step: int, rows: Rows, labels: Labels, chosen: Ran) -> Copies:
     """What the loss of a step needs, encoded without a gradient."""
     frozen: Callable[[Images], Features] = torch.no_grad()(student.encode)
+    first, *others = pictures(student, batches, step, rows, labels, chosen)
+    return Copies(frozen(first), *(None if part is None else frozen(part) for part in others))
+
+
+def pictures(
+    student: Classifier, batches: Batches, step: int, rows: Rows, labels: Labels, chosen: Ran
+) -> tuple[Images, Images | None, Images | None]:
+    """The images of a step's copies: a view of each, another view and the attacked first one where they are needed."""
     images = batches.views(step, rows).to(labels.device)
     second = batches.views(step, rows, "second view").to(labels.device) if chosen.consistency else None
     attacked = None
@@ -177,10 +185,11 @@ def _copies(student: Classifier, batches: Batches, step: int, rows: Rows, labels
             climb_cross_entropy(student, images, labels), images, ball=Ball(chosen.norm, chosen.eps),
             steps=chosen.attack_steps, step=chosen.attack_step, start=batches.starts(step, rows, images, chosen),
         )  # fmt: skip
-    return Copies(frozen(images), *(None if part is None else frozen(part) for part in (second, attacked)))
+    return images, second, attacked
 
 
-def _start(width: int, classes: int, generator: torch.Generator) -> State:
+def start_rectifier(width: int, classes: int, generator: torch.Generator) -> State:
+    """MLP, batch norm and gate as they begin, and a linear head."""
     hidden = 4 * width
     norm: dict[str, Tensor] = {
         "norm.weight": torch.ones(hidden),

@@ -1,29 +1,44 @@
-"""CLIP-shaped checkpoints (OpenAI CLIP, PLIP, the built-in model) through transformers, strictly loaded.
+"""A frozen dual encoder, and CLIP checkpoints (OpenAI CLIP, PLIP, the built-in model) in the format of transformers.
 
 What the checkpoint says is what happens: activation and end-of-text rule from its config.json, resize, crop, mean and
 std from its preprocessor_config.json. Images enter in [0, 1] and are normalised inside.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from medrobust.errors import ModelError, PromptError
+from medrobust.models.filling import configured, filled
+from medrobust.models.filling import silent as silent
+from medrobust.models.inputs import Pixels, clip_tokenizer
+from medrobust.models.inputs import read_preprocess as read_preprocess
 from medrobust.models.parts import read_vit
 from medrobust.models.prompting import HasTokens, deepened, inserted, token_rows
+from medrobust.models.texts import CAUSAL, Reading, layers_of, pool
+from medrobust.models.towers import TokenTower
 from medrobust.models.weights import Weights
-from medrobust.types import Context, DeepContext, Features, Images, Interpolation, Preprocess, PromptShape
-from medrobust.vit import NotAViT, ViT
+from medrobust.types import Context, DeepContext, Features, Images, Preprocess, PromptShape
+from medrobust.vit import Activation, NotAViT, ViT
 
-# PIL's numbers for resampling filters, as preprocessor_config.json writes them
-_FILTERS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+class Source(NamedTuple):
+    """A checkpoint that was found and read: what every family is built from."""
+
+    folder: Path  # of the weights; tokenizer and configuration lie there too
+    weights: Weights
+    name: str
+    licence: str
+    device: torch.device
+    dtype: torch.dtype
+    revision: str | None = None
+    activation: Activation | None = None  # where the registry knows what the files do not say
 
 
 class VisionTower(nn.Module):
@@ -59,10 +74,15 @@ class VisionTower(nn.Module):
         """The blocks, in order."""
         return list(self._tower.encoder.layers)
 
+    @property
+    def width(self) -> int:
+        """Of a token."""
+        return int(self._tower.config.hidden_size)
+
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A frozen CLIP: see `medrobust.types.VisionLanguageModel`."""
+    """A frozen dual encoder of any family: see `medrobust.types.VisionLanguageModel`."""
 
     name: str
     sha256: str
@@ -71,9 +91,11 @@ class Clip:
     logit_scale: float
     context_length: int
     vision: nn.Module
-    text: Any  # CLIPTextModel of transformers
+    text: Any  # CLIPTextModel of transformers, BertModel, SiglipTextModel
     text_projection: nn.Module
     tokenize: Callable[[str], list[int]]  # begin marker, words, end marker
+    reading: Reading = CAUSAL
+    revision: str | None = None  # of the hub, where it is known
 
     @property
     def device(self) -> torch.device:
@@ -99,158 +121,90 @@ class Clip:
         vision = self.vision
         if not isinstance(vision, HasTokens):
             raise NotAViT(f"the image encoder is a {type(vision).__name__}, which takes no learned tokens")
-        text_width = self.text.get_input_embeddings().weight.shape[1]
-        vision_width = cast(nn.Linear, vision.projection).in_features
-        return PromptShape(vision_width, len(vision.layers), text_width, len(self.text.encoder.layers))
+        text_width = self._embedding().weight.shape[1]
+        return PromptShape(vision.width, len(vision.layers), text_width, len(layers_of(self.text)))
 
     def encode_text(
         self, texts: Sequence[str], context: Context | None = None, deep: DeepContext | None = None
     ) -> Float[Tensor, "texts dim"]:
-        """Text features, not normalised, of prompts cropped to the longest of them.
+        """Text features, not normalised, of prompts cropped to the longest of them (SigLIP: as long as the context).
 
         Raises PromptError where one does not fit, or where `deep` does not go with `context` or the tower.
         """
         words = 0 if context is None else context.shape[0]
         tokens = [self.tokenize(text) for text in texts]
         try:
-            rows = token_rows(tokens, words=words, limit=self.context_length).to(self.device)
+            rows = token_rows(
+                tokens, words=words, limit=self.context_length,
+                start=self.reading.start, fill=self.reading.fill, whole=self.reading.whole,
+            ).to(self.device)  # fmt: skip
         except PromptError as error:
             raise PromptError(f"{texts[error.index]!r}: {error}", error.index) from None
         if context is None:
             return self._pooled(rows)
         with ExitStack() as prompts:
-            prompts.enter_context(inserted(self._embedding(), context))
+            prompts.enter_context(inserted(self._embedding(), context, start=self.reading.start))
             if deep is not None:
-                prompts.enter_context(deepened(list(self.text.encoder.layers), deep, words=words))
+                prompts.enter_context(deepened(layers_of(self.text), deep, words=words, start=self.reading.start))
             return self._pooled(rows)
 
     def embed_words(self, text: str) -> Context:
         """Token embeddings of a text without its markers; a text of no words gives no vectors."""
-        ids = torch.tensor(self.tokenize(text)[1:-1], dtype=torch.int64, device=self.device)
+        words = self.tokenize(text)[self.reading.start : -1]
+        ids = torch.tensor(words, dtype=torch.int64, device=self.device)
         return self._embedding()(ids).detach().float().clone()
 
     def vit(self) -> ViT:
         """The parts of the image encoder, to run it without this class; the tensors are the model's own.
 
-        Raises NotAViT, saying why, where `vision` is anything else than a plain CLIP tower of transformers.
+        Raises NotAViT, saying why, where `vision` is anything else than a plain CLIP tower or ViT of transformers.
         """
-        if type(self.vision) is not VisionTower:
+        if type(self.vision) not in (VisionTower, TokenTower):
             raise NotAViT(f"the image encoder is a {type(self.vision).__name__}, not a CLIP tower as it was loaded")
-        return read_vit(self.vision, self.vision.tower, self.vision.projection, self.vision.mean, self.vision.std)
+        vision: Any = self.vision
+        return read_vit(vision, vision.tower, vision.projection, vision.mean, vision.std)
 
-    def _embedding(self) -> nn.Module:
-        embedding: nn.Module = self.text.get_input_embeddings()
+    def _embedding(self) -> nn.Embedding:
+        embedding: nn.Embedding = self.text.get_input_embeddings()
         return embedding
 
     def _pooled(self, rows: Tensor) -> Float[Tensor, "texts dim"]:
-        return self.text_projection(self.text(input_ids=rows).pooler_output).float()
+        return self.text_projection(pool(self.text, rows, self.reading)).float()
 
 
-def load_clip(
-    folder: Path, weights: Weights, *, name: str, licence: str, device: torch.device, dtype: torch.dtype
-) -> Clip:
+def load_clip(source: Source) -> Clip:
     """A CLIP from a folder in the format of transformers: config, weights, tokenizer, preprocessor_config.
 
     Raises ModelError for missing, unexpected, misshapen or non-finite weights, naming them.
     """
-    from transformers import CLIPConfig, CLIPModel
+    from transformers import CLIPConfig
 
-    config = CLIPConfig.from_pretrained(folder)
-    with silent():
-        network, report = CLIPModel.from_pretrained(
-            None,
-            config=config,
-            state_dict=dict(weights.tensors),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in the report, and refused below
-            dtype=dtype,
-        )
-    _check_complete(name, report)
-    network = network.requires_grad_(False).eval().to(device)
-    preprocess, mean, std = read_preprocess(folder)
-    if preprocess.size != config.vision_config.image_size:
+    config = configured(CLIPConfig.from_pretrained, source.folder, name=source.name, what="CLIP")
+    pixels = read_preprocess(source.folder)
+    if pixels.preprocess.size != config.vision_config.image_size:
         raise ModelError(
-            f"{name}: preprocessor_config.json crops to {preprocess.size} px, the vision tower takes "
+            f"{source.name}: preprocessor_config.json crops to {pixels.preprocess.size} px, the vision tower takes "
             f"{config.vision_config.image_size} px"
         )
+    return clip_of(source, config, source.weights.tensors, pixels)
+
+
+def clip_of(source: Source, config: Any, tensors: dict[str, Tensor], pixels: Pixels) -> Clip:
+    """A CLIP of a `CLIPConfig` and weights by transformers' names; words from the folder's tokenizer."""
+    from transformers import CLIPModel
+
+    network = filled(CLIPModel, config, tensors, name=source.name, what="CLIP", dtype=source.dtype).to(source.device)
+    vision = VisionTower(network.vision_model, network.visual_projection, pixels.mean, pixels.std)
     return Clip(
-        name=name,
-        sha256=weights.sha256,
-        licence=licence,
-        preprocess=preprocess,
+        name=source.name,
+        sha256=source.weights.sha256,
+        licence=source.licence,
+        preprocess=pixels.preprocess,
         logit_scale=float(network.logit_scale.exp()),
         context_length=config.text_config.max_position_embeddings,
-        vision=VisionTower(network.vision_model, network.visual_projection, mean, std).eval().to(device),
+        vision=vision.eval().to(source.device),
         text=network.text_model,
         text_projection=network.text_projection,
-        tokenize=_tokenizer(folder, name, config.text_config.eos_token_id),
+        tokenize=clip_tokenizer(source.folder, source.name, config.text_config.eos_token_id),
+        revision=source.revision,
     )
-
-
-def read_preprocess(folder: Path) -> tuple[Preprocess, list[float], list[float]]:
-    """Size, crop, interpolation, mean and std from a checkpoint's preprocessor_config.json."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        raise ModelError(f"{folder} has no preprocessor_config.json, so its resize and normalisation are unknown")
-    try:
-        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        crop = bool(said.get("do_center_crop", True))
-        resize = _side(said["size"], "shortest_edge")
-        size = _side(said["crop_size"], "height") if crop else resize
-        interpolation = _FILTERS[int(said.get("resample", 3))]
-        mean, std = [float(v) for v in said["image_mean"]], [float(v) for v in said["image_std"]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} is no CLIP preprocessing: {type(error).__name__} {error}") from error
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ModelError(f"{path}: image_mean and image_std must be three numbers each, std positive")
-    return Preprocess(size, resize, interpolation, crop), mean, std
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """transformers without its progress bars and warnings: what it finds out is checked and told by us."""
-    from transformers.utils import logging
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _side(size: Any, key: str) -> int:
-    if isinstance(size, dict):
-        return int(size[key] if key in size else size["height"])
-    return int(size)
-
-
-def _check_complete(name: str, report: dict[str, Any]) -> None:
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        keys = sorted(_told(key) for key in report[what])
-        if keys:
-            shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-            raise ModelError(f"{name}: {what.replace('_', ' ')} in its weights: {shown}; the checkpoint is not a CLIP")
-
-
-def _told(key: str | tuple[str, torch.Size, torch.Size]) -> str:
-    return key if isinstance(key, str) else f"{key[0]} has shape {list(key[1])}, not {list(key[2])}"
-
-
-def _tokenizer(folder: Path, name: str, eos: int | list[int]) -> Callable[[str], list[int]]:
-    from transformers import CLIPTokenizer
-
-    if not ((folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()):
-        raise ModelError(f"{folder} has no tokenizer.json and no vocab.json with merges.txt")
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
-
-    def tokenize(text: str) -> list[int]:
-        return list(tokenizer(text, truncation=False, verbose=False)["input_ids"])
-
-    end = tokenize("a")[-1]
-    if eos not in (2, end):  # 2 stands for the rule of old configs: the largest id ends the text
-        raise ModelError(f"{name}: its tokenizer ends a text with token {end}, its config expects {eos}")
-    return tokenize

@@ -1,8 +1,9 @@
-"""The parts of a CLIP vision tower of transformers, read out only where nothing in it can do something else.
+"""The parts of a CLIP vision tower or a ViT of transformers, read out only where nothing in it can do something else.
 
 A module of an unknown type, a hook, a patched forward or a weight that is no plain tensor is refused by name.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,15 +11,20 @@ from torch import Tensor, nn
 from medrobust.vit import Activation, Block, Linear, Norm, NotAViT, ViT
 
 _CLIP = "transformers.models.clip.modeling_clip"
-_TOWERS = ("CLIPVisionModel", "CLIPVisionTransformer")  # new and old name of the same module
-_INSIDE = ("CLIPVisionEmbeddings", "CLIPEncoder", "CLIPEncoderLayer", "CLIPAttention", "CLIPMLP")
-_PLAIN = (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.Embedding, nn.ModuleList)
+_VIT = "transformers.models.vit.modeling_vit"
+_TOWERS = {_CLIP: ("CLIPVisionModel", "CLIPVisionTransformer"), _VIT: ("ViTModel",)}  # CLIP's: new and old name
+_INSIDE = {
+    _CLIP: ("CLIPVisionEmbeddings", "CLIPEncoder", "CLIPEncoderLayer", "CLIPAttention", "CLIPMLP"),
+    _VIT: ("ViTEmbeddings", "ViTPatchEmbeddings", "ViTLayer", "ViTAttention", "ViTMLP"),
+}
+_PLAIN = (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.Embedding, nn.ModuleList, nn.Dropout)
 _ACTIVATIONS: dict[str, Activation] = {
     "GELUActivation": "gelu",
     "QuickGELUActivation": "quick_gelu",
     "GELUTanh": "gelu_tanh",
     "NewGELUActivation": "gelu_tanh",
 }
+_DROPOUT = ("dropout", "attention_dropout", "p")  # what modules call the share that they drop
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -27,34 +33,46 @@ def read_vit(vision: nn.Module, tower: Any, projection: Any, mean: Tensor, std: 
 
     Raises NotAViT, saying which part is not understood.
     """
-    if not _is_clip(tower, _TOWERS):
+    if not _is_one(tower, _TOWERS):
         raise NotAViT(f"the vision tower holds a {type(tower).__name__}, not a CLIP vision transformer of transformers")
     for name, module in vision.named_modules():
         _check(name, module, own=module is vision or module is tower)
-    layers = list(tower.encoder.layers)
+    clip = type(tower).__module__ == _CLIP
+    layers = list(tower.encoder.layers if clip else tower.layers)
     activations = {_activation(layer.mlp.activation_fn) for layer in layers}
     if len(activations) != 1:
         raise NotAViT(f"the blocks of the vision tower have {len(activations)} activations, the fast path knows one")
-    embeddings = tower.embeddings
+    patch, class_token, positions, size = _embeddings(tower.embeddings, clip=clip)
     return ViT(
-        patch=_patch_weight(embeddings.patch_embedding),
-        patch_bias=embeddings.patch_embedding.bias,
-        class_token=embeddings.class_embedding,
-        positions=embeddings.position_embedding.weight,
-        pre_norm=_norm(tower.pre_layrnorm),  # transformers' own spelling
-        blocks=tuple(_block(layer) for layer in layers),
-        post_norm=_norm(tower.post_layernorm),
+        patch=_patch_weight(patch),
+        patch_bias=patch.bias,
+        class_token=class_token,
+        positions=positions,
+        pre_norm=_norm(tower.pre_layrnorm) if clip else None,  # transformers' own spelling
+        blocks=tuple(_block(layer) if clip else _vit_block(layer) for layer in layers),
+        post_norm=_norm(tower.post_layernorm if clip else tower.layernorm),
         projection=_linear(projection),
         mean=mean.flatten(),
         std=std.flatten(),
-        heads=layers[0].self_attn.num_heads,
+        heads=layers[0].self_attn.num_heads if clip else layers[0].attention.num_attention_heads,
         activation=activations.pop(),
-        size=embeddings.image_size,
+        size=size,
     )
 
 
-def _is_clip(module: nn.Module, names: tuple[str, ...]) -> bool:
-    return type(module).__module__ == _CLIP and type(module).__name__ in names
+def _embeddings(embeddings: Any, *, clip: bool) -> tuple[nn.Conv2d, Tensor, Tensor, int]:
+    if clip:
+        positions = embeddings.position_embedding.weight
+        return embeddings.patch_embedding, embeddings.class_embedding, positions, embeddings.image_size
+    height, width = embeddings.image_size
+    if height != width or embeddings.mask_token is not None:
+        raise NotAViT("the vision tower takes no square images, or masks some of their patches")
+    patch = embeddings.patch_embeddings.projection
+    return patch, embeddings.cls_token[0, 0], embeddings.position_embeddings[0], height
+
+
+def _is_one(module: nn.Module, known: Mapping[str, tuple[str, ...]]) -> bool:
+    return type(module).__name__ in known.get(type(module).__module__, ())
 
 
 def _is_activation(module: nn.Module) -> bool:
@@ -62,11 +80,11 @@ def _is_activation(module: nn.Module) -> bool:
 
 
 def _check(name: str, module: nn.Module, *, own: bool) -> None:
-    if not (own or type(module) in _PLAIN or _is_clip(module, _INSIDE) or _is_activation(module)):
+    if not (own or type(module) in _PLAIN or _is_one(module, _INSIDE) or _is_activation(module)):
         raise NotAViT(f"{name} of the vision tower is a {type(module).__name__}, which the fast path does not know")
     if any(getattr(module, hooks) for hooks in _HOOKS) or "forward" in vars(module):
         raise NotAViT(f"{name or 'the vision tower'} has a hook, which the fast path would not run")
-    if module.training and vars(module).get("dropout"):
+    if module.training and any(vars(module).get(share) for share in _DROPOUT):
         raise NotAViT(f"{name} of the vision tower is in training mode with dropout, which the fast path leaves out")
     for key, weight in module.named_parameters(recurse=False):
         if type(weight) not in (nn.Parameter, Tensor) or not weight.is_floating_point():
@@ -95,6 +113,20 @@ def _block(layer: Any) -> Block:
         value=_linear(attention.v_proj),
         out=_linear(attention.out_proj),
         norm2=_norm(layer.layer_norm2),
+        fc1=_linear(layer.mlp.fc1),
+        fc2=_linear(layer.mlp.fc2),
+    )
+
+
+def _vit_block(layer: Any) -> Block:
+    attention = layer.attention
+    return Block(
+        norm1=_norm(layer.layernorm_before),
+        query=_linear(attention.q_proj),
+        key=_linear(attention.k_proj),
+        value=_linear(attention.v_proj),
+        out=_linear(attention.o_proj),
+        norm2=_norm(layer.layernorm_after),
         fc1=_linear(layer.mlp.fc1),
         fc2=_linear(layer.mlp.fc2),
     )

@@ -29,13 +29,16 @@ class HasTokens(Protocol):
     """An image encoder made of layers over tokens, which normalises its images inside."""
 
     std: Tensor
-    projection: nn.Module  # after the pooled token
+    projection: nn.Module  # after the pooling
 
     @property
     def embeddings(self) -> nn.Module: ...
 
     @property
     def layers(self) -> Sequence[nn.Module]: ...
+
+    @property
+    def width(self) -> int: ...
 
 
 @contextmanager
@@ -167,13 +170,17 @@ def shared_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, kept)
 
 
-def token_rows(tokens: Sequence[Sequence[int]], *, words: int, limit: int) -> Tensor:
-    """Token ids as a rectangle, cropped to the longest text, with room for `words` context vectors after the first.
+def token_rows(
+    tokens: Sequence[Sequence[int]], *, words: int, limit: int, start: int = 1, fill: int | None = None,
+    whole: bool = False,
+) -> Tensor:  # fmt: skip
+    """Token ids as a rectangle, cropped to the longest text, with room for `words` context vectors from `start` on.
 
-    Each text comes with its begin and end markers. Rows are filled up with the end marker: the towers are causal and
-    pool at the first end marker, so what follows it has no effect. Raises PromptError for a text that does not fit.
+    Each text comes with its markers; `start`: how many of them stand before the words. Rows are filled up with `fill`,
+    else with the end marker again: causal towers pool at the first of those, so what follows has no effect. `whole`:
+    rows are `limit` long, whatever the texts are. Raises PromptError for a text that does not fit.
     """
-    room = [[ids[0], *([ids[0]] * words), *ids[1:]] for ids in tokens]
+    room = [[*ids[:start], *([ids[0]] * words), *ids[start:]] for ids in tokens]
     for index, ids in enumerate(room):
         if len(ids) > limit:
             raise PromptError(
@@ -181,5 +188,7 @@ def token_rows(tokens: Sequence[Sequence[int]], *, words: int, limit: int) -> Te
                 f"{limit}; shorten it",
                 index,
             )
-    longest = max(len(ids) for ids in room)
-    return torch.tensor([[*ids, *([ids[-1]] * (longest - len(ids)))] for ids in room], dtype=torch.int64)
+    longest = limit if whole else max(len(ids) for ids in room)
+    return torch.tensor(
+        [[*ids, *([ids[-1] if fill is None else fill] * (longest - len(ids)))] for ids in room], dtype=torch.int64
+    )

@@ -37,11 +37,8 @@ def open_archive(
     Images are uint8, `N x H x W` or `N x H x W x 3`; labels are integers, `N` or `N x 1`. Nothing is unpickled, and a
     class may have no image. Raises `DataError` with what was found and what was expected.
     """
-    images, labels = _read(path, split)
-    _check_images(images, f"{path}: {split}_images")
-    targets = _targets(labels, task, f"{path}: {split}_labels")
-    if len(images) != len(targets):
-        raise DataError(f"{path} has {len(images)} images but {len(targets)} labels in split {split}")
+    images, targets = read_split(path, split)
+    _check_range(targets, task, f"{path}: {split}_labels")
     rows = balanced(targets, limit)
     chosen = images[rows]
 
@@ -58,7 +55,37 @@ def open_archive(
     )
 
 
-def _read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+def read_split(path: Path, split: str) -> tuple[np.ndarray, list[int]]:
+    """Images and label numbers, whatever the classes are. Raises `DataError` as `open_archive` does."""
+    images, labels = _arrays(path, split, "images", "labels")
+    _check_images(images, f"{path}: {split}_images")
+    targets = _targets(labels, f"{path}: {split}_labels")
+    if len(images) != len(targets):
+        raise DataError(f"{path} has {len(images)} images but {len(targets)} labels in split {split}")
+    return images, targets
+
+
+def splits_of(path: Path) -> list[str]:
+    """The splits that have images, in the file's order. Raises `DataError` for what is no such file."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            names = [key.removesuffix("_labels") for key in archive.files if key.endswith("_labels")]
+            found = [name for name in names if archive[f"{name}_labels"].size]
+    except (*_UNREADABLE, AttributeError, TypeError) as error:
+        raise DataError(f"{path} cannot be read as an .npz file: {error}; fetch it again") from error
+    if not found:
+        raise DataError(f"{path} has no split with labels; expected the keys of MedMNIST, such as test_labels")
+    return found
+
+
+def read_images(path: Path, split: str) -> np.ndarray:
+    """The images of a split without their labels. Raises `DataError` with what was found and what was expected."""
+    (images,) = _arrays(path, split, "images")
+    _check_images(images, f"{path}: {split}_images")
+    return images
+
+
+def _arrays(path: Path, split: str, *parts: str) -> list[np.ndarray]:
     try:
         if not zipfile.is_zipfile(path):
             raise DataError(
@@ -66,17 +93,17 @@ def _read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
                 "fetch it again"
             )
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            keys = [f"{split}_images", f"{split}_labels"]
+            keys = [f"{split}_{part}" for part in parts]
             missing = [key for key in keys if key not in archive]
             if missing:
                 raise DataError(
                     f"{path} has no {' and no '.join(missing)}, only {', '.join(archive.files) or 'nothing'}"
                 )
-            images, labels = archive[keys[0]], archive[keys[1]]
-            if len(np.atleast_1d(labels)) == 0:
+            arrays = [archive[key] for key in keys]
+            if len(np.atleast_1d(arrays[-1])) == 0:
                 others = [key[:-7] for key in archive.files if key.endswith("_labels") and archive[key].size]
                 raise DataError(f"split {split} of {path} is empty; {', '.join(others) or 'no split'} has images")
-            return images, labels
+            return arrays
     except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read as an .npz file: {error}; fetch it again") from error
 
@@ -89,16 +116,19 @@ def _check_images(images: np.ndarray, where: str) -> None:
         )
 
 
-def _targets(labels: np.ndarray, task: Task, where: str) -> list[int]:
+def _targets(labels: np.ndarray, where: str) -> list[int]:
     if labels.ndim == 2 and labels.shape[1] > 1:
         raise DataError(f"{where} has {labels.shape[1]} columns, so an image has several labels; expected one column")
     if labels.ndim not in (1, 2) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{where} is {labels.dtype} of shape {labels.shape}, expected integers of shape N or N x 1")
     targets: list[int] = labels.reshape(-1).tolist()
+    return targets
+
+
+def _check_range(targets: list[int], task: Task, where: str) -> None:
     for row, label in enumerate(targets):
         if not 0 <= label < len(task.classes):
             raise DataError(
                 f"{where} has label {label} in row {row}, but task {task.name} has only the labels 0 to "
                 f"{len(task.classes) - 1}: {task.describe()}"
             )
-    return targets

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+from medrobust.data.dicom import DICOM_SUFFIXES
 from medrobust.data.sources.files import LabelledFile
 from medrobust.data.task import Task
 from medrobust.errors import DataError
 
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
-)
-_SPLITS = ("train", "val", "test")
+SUFFIXES = DICOM_SUFFIXES | {
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"
+}  # fmt: skip
+SPLITS = ("train", "val", "test")
 
 
 def list_folder(folder: Path, task: Task, split: str) -> list[LabelledFile]:
@@ -31,7 +32,7 @@ def list_folder(folder: Path, task: Task, split: str) -> list[LabelledFile]:
 def _split_folder(folder: Path, split: str) -> Path:
     if (folder / split).is_dir():
         return folder / split
-    present = [name for name in _SPLITS if (folder / name).is_dir()]
+    present = [name for name in SPLITS if (folder / name).is_dir()]
     if present:
         raise DataError(f"{folder} has no split {split!r}, only {', '.join(present)}")
     return folder

@@ -9,7 +9,9 @@ from medrobust.data.task import Task
 from medrobust.errors import DataError, TaskError
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """One image of a manifest, as it is written there."""
+
     line: int
     path: str
     label: str
@@ -23,15 +25,7 @@ def list_manifest(manifest: Path, task: Task, split: str) -> list[LabelledFile]:
     A row without a split belongs to every split; a row without an id is called by its path. Raises `TaskError` for a
     label that the task does not know or a class without an image, and `DataError`, with the line, for anything else.
     """
-    try:
-        if manifest.suffix.lower() == ".jsonl":
-            rows = [_row(row, manifest) for row in json_cells(manifest, expected="path and label")]
-        else:
-            rows = _csv_rows(manifest)
-    except OSError as error:
-        raise DataError(f"manifest {manifest} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"manifest {manifest} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    rows = read_rows(manifest)
     chosen = [row for row in rows if row.split in ("", split)]
     if not chosen:
         found = ", ".join(sorted({row.split for row in rows}))
@@ -44,7 +38,19 @@ def list_manifest(manifest: Path, task: Task, split: str) -> list[LabelledFile]:
     return listing
 
 
-def _file(row: _Row, manifest: Path, task: Task) -> LabelledFile:
+def read_rows(manifest: Path) -> list[Row]:
+    """All rows, with no look at the files that they name. Raises `DataError` for what is no manifest."""
+    try:
+        if manifest.suffix.lower() == ".jsonl":
+            return [_row(row, manifest) for row in json_cells(manifest, expected="path and label")]
+        return _csv_rows(manifest)
+    except OSError as error:
+        raise DataError(f"manifest {manifest} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"manifest {manifest} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+def _file(row: Row, manifest: Path, task: Task) -> LabelledFile:
     try:
         label = task.index_of(row.label)
     except TaskError as error:
@@ -55,7 +61,7 @@ def _file(row: _Row, manifest: Path, task: Task) -> LabelledFile:
     return LabelledFile(row.id, path, label)
 
 
-def _csv_rows(manifest: Path) -> list[_Row]:
+def _csv_rows(manifest: Path) -> list[Row]:
     columns, rows = csv_cells(manifest)
     missing = [key for key in ("path", "label") if key not in columns]
     if missing:
@@ -64,11 +70,11 @@ def _csv_rows(manifest: Path) -> list[_Row]:
     return [_row(row, manifest) for row in rows]
 
 
-def _row(row: Cells, manifest: Path) -> _Row:
+def _row(row: Cells, manifest: Path) -> Row:
     keys = ("path", "label", "split", "id")
     path, label, split, name = (text_of(row.values.get(key), key, manifest, row.line) for key in keys)
     if not path or not label:
         raise DataError(
             f"{manifest}, line {row.line}: no {'label' if path else 'path'}; every row needs a path and a label"
         )
-    return _Row(row.line, path, label, split, name or Path(path).as_posix())
+    return Row(row.line, path, label, split, name or Path(path).as_posix())

@@ -8,6 +8,8 @@ from pathlib import Path
 from medrobust.data.task import load_task, task_names
 from medrobust.errors import DataError
 
+SIZES = (28, 64, 128, 224)  # pixels; a file of 28 is official without its size in the name
+
 
 @cache
 def medmnist_tasks() -> dict[str, str]:
@@ -32,7 +34,14 @@ def find_archive(name: str) -> Path:
             return given
         candidates = [folder / name for folder in _folders()]
     else:
-        candidates = [folder / f"{name}{end}.npz" for folder in _folders() for end in ("", "_subset")]
+        flag, _, size = name.partition("_")
+        if size and int(size) not in SIZES:
+            raise DataError(
+                f"MedMNIST has {flag} at {', '.join(map(str, SIZES))} pixels, not at {size}; take one of them, or give "
+                "the path of your own .npz file"
+            )
+        names = [name, flag] if size == "28" else [name]
+        candidates = [folder / f"{it}{end}.npz" for folder in _folders() for it in names for end in ("", "_subset")]
     for candidate in candidates:
         if candidate.exists():
             return candidate

@@ -19,7 +19,7 @@ def open_phantom(name: str, task: Task, *, preprocess: Preprocess, split: str, l
 
     Raises `DataError` when the count or the split is unknown, `TaskError` when the task has other classes.
     """
-    count = _count(name, split)
+    count = count_of(name, split)
     phantom = load_task("phantom")
     if task.classes != phantom.classes:
         raise TaskError(f"the phantom has the classes {phantom.describe()}, task {task.name} has {task.describe()}")
@@ -35,7 +35,8 @@ def open_phantom(name: str, task: Task, *, preprocess: Preprocess, split: str, l
     return Dataset(task=task, ids=ids, targets=targets, read=read, source=name, split=split)
 
 
-def _count(name: str, split: str) -> int:
+def count_of(name: str, split: str) -> int:
+    """How many images a split has. Raises `DataError`."""
     if split not in COUNTS:
         raise DataError(f"the phantom has no split {split!r}, only {', '.join(COUNTS)}")
     _, given, count = name.partition(":")

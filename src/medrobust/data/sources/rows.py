@@ -48,12 +48,12 @@ def json_cells(path: Path, *, expected: str) -> list[Cells]:
     return rows
 
 
-def text_of(value: Any, key: str, path: Path, line: int) -> str:
+def text_of(value: Any, key: str, path: Path, line: int, *, unit: str = "line") -> str:
     """A cell as text, empty where there is none. Raises `DataError` for what is neither text nor a whole number."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise DataError(f"{path}, line {line}: {key} is {value!r}, expected text or a whole number")
+        raise DataError(f"{path}, {unit} {line}: {key} is {value!r}, expected text or a whole number")
     return str(value).strip()
 
 

@@ -1,0 +1,87 @@
+"""Questions of VQA-RAD, with images that were never learned from, and by the official split, which shares them.
+
+    MEDROBUST_DATA=FOLDER python benchmarks/vqa_table.py
+
+Two `medrobust vqa` commands, which go on where they stopped; `--dry` prints them. Then the tables between the marks of
+docs/results.md are written anew, with exact paired tests, and the numbers as docs/results/vqa-*.json.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from scipy.stats import binomtest
+
+from medrobust.results.answered import ANSWERED, AnsweredRow
+from medrobust.results.journal import read
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [
+    "vqa", "--data", "vqa_rad_224.npz", "--questions", "vqa_rad_224_qa.jsonl", "--eps", "1/255", "--eps", "4/255",
+    "--threads", "1",
+]  # fmt: skip
+TABLES = {"images": ("Images never learned from", []), "official": ("The official test questions", ["--official"])}
+PAIRS = [("ran", "linear"), ("ran", "nmtune")]
+
+
+def main() -> None:
+    """Ask what is missing, then write the tables."""
+    arguments = _arguments()
+    blocks = []
+    for name, (title, more) in TABLES.items():
+        out = arguments.out / name
+        command = [*COMMAND, *more, "--out", str(out)]
+        print(shlex.join(["medrobust", *command]), flush=True)
+        if arguments.dry:
+            continue
+        if not (out / "vqa.json").exists():
+            subprocess.run(
+                [sys.executable, "-m", "medrobust", *command], check=True, stdout=subprocess.DEVNULL,
+                cwd=arguments.data, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+        shutil.copyfile(out / "vqa.json", ROOT / "docs" / "results" / f"vqa-{name}.json")
+        blocks += [f"### {title}", (out / "vqa.md").read_text(encoding="utf-8").strip(), _paired(out)]
+    if blocks:
+        page, begin, end = ROOT / "docs" / "results.md", "<!-- vqa: begin -->", "<!-- vqa: end -->"
+        before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+        after = rest.partition(end)[2]
+        page.write_text(before + "\n\n".join([begin, *blocks, end]) + after, encoding="utf-8")
+
+
+def _paired(out: Path) -> str:
+    """Questions that one recipe alone answers rightly, and the exact McNemar p of the difference, all questions."""
+    rows = read(out / "answered.jsonl", ANSWERED)
+    by = {(row.recipe, row.id): row for row in rows}
+    ids = dict.fromkeys(row.id for row in rows)
+    columns: dict[str, Callable[[AnsweredRow], bool]] = {
+        "clean": lambda row: row.clean == row.truth,
+        "1/255": lambda row: row.attacked[0] == row.truth,
+        "4/255": lambda row: row.attacked[1] == row.truth,
+    }
+    lines = ["| right under one alone | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    for one, other in PAIRS:
+        cells = []
+        for right in columns.values():
+            mine = sum(right(by[one, name]) and not right(by[other, name]) for name in ids)
+            yours = sum(right(by[other, name]) and not right(by[one, name]) for name in ids)
+            p = binomtest(mine, mine + yours).pvalue if mine + yours else 1.0
+            cells.append(f"{mine} : {yours}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}")
+        lines.append(f"| {one} : {other} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDROBUST_DATA", ".")))
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "vqa-table")
+    parser.add_argument("--dry", action="store_true", help="print the commands alone")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
