@@ -95,7 +95,7 @@ def test_interrupted_on_the_second_model_it_goes_on(
     done = probe(words, tmp_path / "run", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == json.loads((finished / "probe.json").read_text())
-    for name in ("probe.json", "probe.md", "taught/attacked.jsonl"):
+    for name in ("probe.json", "probe.md", "probe.html", "taught/attacked.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
 
 

@@ -22,7 +22,9 @@ from medrobust.files import replace_text
 from medrobust.models.clip import Clip
 from medrobust.preparation import Reporter, check_settings, prepare
 from medrobust.results.attacked import attack_title
+from medrobust.results.noise import noise_curves, upstream_noise
 from medrobust.results.report.markdown import percent, plain, table_line
+from medrobust.results.report.probed import noise_markdown, write_probe_page
 from medrobust.types import Features
 
 RECIPES = ("linear-probe", "full-fine-tune", "nmtune", "ran")
@@ -31,7 +33,7 @@ RECIPES = ("linear-probe", "full-fine-tune", "nmtune", "ran")
 def probe(
     models: Sequence[str], experiment: Experiment, settings: AttackSettings, out: Path, *, reporter: Reporter
 ) -> dict[str, Any]:
-    """Learn the experiment's heads on every model, attack them, and write probe.json and probe.md.
+    """Learn the experiment's heads on every model, attack them, and write probe.json, probe.md and probe.html.
 
     Every model has a run folder in `out`, as `medrobust attack` makes one; an interrupted comparison goes on where it
     stopped. Raises MedrobustError, with everything already written intact.
@@ -43,6 +45,7 @@ def probe(
     reporter.say(
         f"probe {', '.join(names)} on {experiment.data}: {told}, attacked by {settings.name} in {settings.told}"
     )
+    noise = {name: upstream_noise(model) for name, model in zip(names, models, strict=True)}
     found: dict[str, Any] = {}
     for name, model in zip(names, models, strict=True):
         own = experiment.model_copy(update={"model": model})
@@ -51,6 +54,7 @@ def probe(
         found[name] = {
             "model": model,
             "sha256": bench.model.sha256,
+            "noise": noise[name],
             "images": summary["images"],
             "clean_accuracy": summary["attack"]["clean_accuracy"],
             "robust_accuracy": summary["robust_accuracy"],
@@ -60,10 +64,12 @@ def probe(
     attacked = {"name": settings.name, "norm": settings.balls[0].norm, "eps": list(settings.eps)}
     result = {
         "schema_version": 1, "data": experiment.data, "split": experiment.split, "attack": attacked, "models": found,
-        "notice": "not a medical device",
+        "noise_curves": noise_curves(found), "notice": "not a medical device",
     }  # fmt: skip
     replace_text(out / "probe.json", json.dumps(result, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    replace_text(out / "probe.md", markdown(result, settings))
+    tables = [noise_markdown(result), markdown(result, settings)]
+    replace_text(out / "probe.md", "\n".join(table for table in tables if table))
+    write_probe_page(out, result)
     return result
 
 

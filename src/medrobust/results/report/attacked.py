@@ -60,7 +60,11 @@ def attacked_markdown(summary: Summary) -> str:
         *(f"{title}." for title in attack_titles(summary)),
         "Shares of all images in %, with exact 95 % intervals. An attack that fails proves nothing. "
         "Not a medical device.",
-        *([f"{DAGGER} tuned on input: attacked with the prompt frozen as tuned on the clean image."] if tuned else []),
+        *(
+            [f"{DAGGER} tuned on input: attacked with the prompt or tower frozen as tuned on the clean image."]
+            if tuned
+            else []
+        ),
         *([""] if attack_flags(summary) else []),
         *(f"* {sentence}" for sentence in attack_flags(summary)),
     ]
@@ -127,7 +131,7 @@ def _bars(summary: Summary, defence: str) -> dict[str, Any]:
 
 def _kept(summary: Summary, name: str) -> str:
     share, clean = _smallest(summary, name), summary["attack"]["clean_accuracy"][name]
-    tuned = "" if summary["attack"]["scope"][name] == "model" else f" ({DAGGER}, prompt frozen)"
+    tuned = "" if summary["attack"]["scope"][name] == "model" else f" ({DAGGER}, as tuned)"
     interval = span(share).replace("-", "–")
     return f"“{name}”{tuned} keeps {100 * share['value']:.1f} % ({interval}; clean {100 * clean['value']:.1f} %)"
 

@@ -85,7 +85,7 @@ def _cells(one: Check) -> list[str]:
 def _attacks(block: Audit) -> Iterator[Check]:
     for name, part in block.get("defences", {}).items():
         seen = f"lowest share of votes {100 * part['lowest_share']:.1f} %"
-        frozen = "" if part["scope"] == "model" else ", prompt frozen"
+        frozen = "" if part["scope"] == "model" else ", as tuned"
         check = f"SmoothAdv inside the radius{frozen}"
         yield Check(check, name, part["scope"], part["attempts"], part["broken"], seen)
         if part["retuned"]:

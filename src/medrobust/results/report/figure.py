@@ -71,6 +71,15 @@ def draw_defence(axes: "Axes", index: int, name: str, scope: str, points: Points
     axes.plot([], [], marker=marker, markersize=4.5, label=label, **style)
 
 
+def draw_line(
+    axes: "Axes", index: int, points: Sequence[tuple[float, float]], *, label: str | None = None, dots: bool = False
+) -> None:
+    """A plain line in the colour of that index, or faint dots alone."""
+    style: dict[str, Any] = {"color": _COLOURS[index % len(_COLOURS)]}
+    style |= {"linestyle": "none", "marker": ".", "markersize": 4, "alpha": 0.6} if dots else {"linewidth": 1.5}
+    axes.plot([where for where, _ in points], [value for _, value in points], label=label, **style)
+
+
 def finish(axes: "Axes", *, title: str, across: str, up: str) -> None:
     """Titles, grid and legend, once all defences are drawn."""
     axes.set_title(title, fontsize=10.5, loc="left")

@@ -56,7 +56,7 @@ def write_report(
         )
         for index, sigma in enumerate(summary["sigmas"])
     ]
-    text = _template().render(
+    text = template("report.html.j2").render(
         task=task,
         model=model,
         headline=headline(summary, rows) if parts else attack_headline(summary),
@@ -68,7 +68,7 @@ def write_report(
         images=summary["images"],
         attacked=_attacked(summary),
         attack=attack_section(summary, notes or {}, classes) if "attack" in summary else None,
-        attack_curve=_inline(under_attack, "robust-") if under_attack else None,
+        attack_curve=inline(under_attack, "robust-") if under_attack else None,
         audit=_audited(audit) if audit else None,
         gallery=[_example(example, classes, summary["scope"]) for example in examples or ()],
         settings=[("Experiment", list(_flat(experiment))), ("Environment", list(_flat(environment)))],
@@ -88,15 +88,19 @@ def _markdown(summary: Summary, audit: Audit | None) -> str:
     return "\n".join(table for table in tables if table)
 
 
-def _template() -> Any:
-    from jinja2 import Environment, StrictUndefined
+def template(name: str) -> Any:
+    """A page's template, which may build on the others here; it knows the style and how to write shares and radii."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
     here = resources.files("medrobust.results.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=FunctionLoader(lambda file: (here / file).read_text(encoding="utf-8")),
+    )  # fmt: skip
     environment.filters |= {"radius": radius_text, "span": lambda part: span(part).replace("-", "–")}
     environment.globals["style"] = Markup((here / "report.css").read_text(encoding="utf-8"))
-    return environment.from_string((here / "report.html.j2").read_text(encoding="utf-8"))
+    return environment.get_template(name)
 
 
 def _part(index: int, block: Summary, rows: dict[str, list[Row]], classes: Sequence[str], svg: str) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def _part(index: int, block: Summary, rows: dict[str, list[Row]], classes: Seque
         "scopes": list(block["scope"].values()),
         "radii": [number_key(radius) for radius in block["radii"]],
         "best": _best(block),
-        "curve": _inline(svg, f"curve{index}-"),
+        "curve": inline(svg, f"curve{index}-"),
         "middle": middle,
         "classes": _by_class(rows, classes, middle),
         "abstentions": abstentions(block, rows),
@@ -145,7 +149,7 @@ def _class_name(label: int | str, classes: Sequence[str]) -> str:
     return classes[label] if 0 <= label < len(classes) else f"class {label}"
 
 
-def _inline(svg: str, prefix: str) -> Any:
+def inline(svg: str, prefix: str) -> Any:
     """An SVG for the middle of a page: no prolog, ids of its own, the page's colours (dark ones too)."""
     from markupsafe import Markup
 

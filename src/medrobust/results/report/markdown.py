@@ -19,7 +19,9 @@ def markdown_table(summary: Summary, sigma: float | None = None) -> str:
         "Shares of all images in %, with exact 95 % intervals; radii are l2 in pixels of [0, 1]. Not a medical device."
     ]
     if tuned:
-        notes.append(f"{DAGGER} tuned on input: the radius speaks of the prompt frozen as tuned on that image.")
+        notes.append(
+            f"{DAGGER} tuned on input: the radius speaks of the prompt or tower frozen as tuned on that image."
+        )
     return tables + "\n" + "\n".join(f"{note}\n" for note in notes)
 
 

@@ -91,7 +91,7 @@ def _notes(block: Summary, part: Summary, tuned: bool) -> list[str]:
     if tuned:
         elsewhere = part["sigma"] not in (None, block["sigma"])
         notes.append(
-            f"{DAGGER} tuned on input: attacked and certified with the prompt frozen as tuned on that image"
+            f"{DAGGER} tuned on input: attacked and certified with the prompt or tower frozen as tuned on that image"
             + (f", attacked as tuned at σ = {part['sigma']:g}." if elsewhere else ".")
         )
     return notes

@@ -1,0 +1,150 @@
+"""Upstream models of which a share of the pairs was attacked, and what heads on them are worth downstream.
+
+    MEDROBUST_DATA=FOLDER python benchmarks/noise_table.py
+
+Every share and seed of `noise.yaml` becomes a `medrobust pretrain --noise`, every data set a `medrobust probe` of all
+models; both go on where they stopped, and `--dry` prints them. Then the tables between the marks of docs/results.md are
+written anew, with the change against no attacked pair, and the numbers and figures as docs/results/noise*.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PLAN = yaml.safe_load(Path(__file__).with_name("noise.yaml").read_text(encoding="utf-8"))
+Probed = dict[str, Any]  # as in probe.json
+DRAWS = 4000
+TITLES = {"blood": "blood cells", "chest": "chest X-rays"}
+
+
+def main() -> None:
+    """Train and probe what is missing, then write the tables."""
+    arguments = _arguments()
+    models = []
+    for seed in PLAN["seeds"]:
+        for share in PLAN["shares"]:
+            folder = arguments.out / "models" / f"noise-{share.removesuffix('%')}-seed-{seed}"
+            _run(arguments, folder / "noise.json", [
+                "pretrain", str(Path(__file__).with_name(PLAN["recipe"])), "--noise", share, "--seed", str(seed),
+                "--attack-steps", str(PLAN["attack_steps"]), "--out", str(folder),
+            ])  # fmt: skip
+            models.append(folder)
+    for name, data in PLAN["data"].items():
+        given = [text for folder in models for text in ("--model", str(folder))]
+        _run(arguments, arguments.out / name / "probe.json", [
+            "probe", *given, "--data", data["file"], "--task", data["task"], "--limit", str(data["images"]),
+            "--set", f"shots={data['shots']}", "--eps", PLAN["eps"], "--threads", "1", "--out",
+            str(arguments.out / name),
+        ])  # fmt: skip
+    if not arguments.dry:
+        found = {name: json.loads((arguments.out / name / "probe.json").read_text()) for name in PLAN["data"]}
+        _write(arguments.out, found)
+
+
+def _run(arguments: argparse.Namespace, done: Path, command: list[str]) -> None:
+    """One command of the product in the folder of the images, unless what it makes is there."""
+    print(shlex.join(["medrobust", *command]), flush=True)
+    if arguments.dry or done.exists():
+        return
+    began = time.perf_counter()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "medrobust", *command], check=True, env=environment, stdout=subprocess.DEVNULL,
+        cwd=arguments.data,
+    )  # fmt: skip
+    print(f"{command[0]} {done.parent.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+def _write(out: Path, found: Mapping[str, Probed]) -> None:
+    from medrobust.results.noise import mean_spectra
+    from medrobust.results.report.probed import noise_markdown
+
+    results, blocks = ROOT / "docs" / "results", []
+    told = {}
+    for name, probed in found.items():
+        shutil.copyfile(out / name / "noise.svg", results / f"noise-{name}.svg")
+        changes = _changes(out / name, probed)
+        spectra = {f"{100 * share:g} %": one for share, one in mean_spectra(probed["models"]).items()}
+        told[name] = {"curves": probed["noise_curves"], "changes": changes, "spectra": spectra}
+        entropy = ", ".join(f"{share}: {one['entropy']:.3f}" for share, one in spectra.items())
+        blocks += [
+            f"**{TITLES[name]}**",
+            f"![{TITLES[name]}](results/noise-{name}.svg)",
+            noise_markdown(probed).strip(),
+            _change_table(changes),
+            f"Entropy of the spectrum, in nats: {entropy}.",
+        ]
+    (results / "noise.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    page, begin, end = ROOT / "docs" / "results.md", "<!-- noise: begin -->", "<!-- noise: end -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(before + "\n\n".join([begin, *blocks, end]) + after, encoding="utf-8")
+
+
+def _changes(folder: Path, probed: Probed) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """For each recipe, column and share: points gained against share 0, and the interval of `_bootstrap`."""
+    hits = _hits(folder, probed)
+    changes: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for (recipe, column, share), own in sorted(hits.items()):
+        if share:
+            gain = np.stack([own[seed] - hits[recipe, column, 0.0][seed] for seed in sorted(own)])
+            changes.setdefault(recipe, {}).setdefault(column, {})[f"{100 * share:g} %"] = _bootstrap(gain)
+    return changes
+
+
+def _hits(folder: Path, probed: Probed) -> dict[tuple[str, str, float], dict[int, np.ndarray]]:
+    """By recipe, column and share, and then by seed: 1 for each image answered rightly, in the order of the ids."""
+    from medrobust.results.attacked import read_attacked
+
+    hits: dict[tuple[str, str, float], dict[int, np.ndarray]] = {}
+    for name, model in probed["models"].items():
+        rows = sorted(read_attacked(folder / name / "attacked.jsonl"), key=lambda row: row.id)
+        share, seed = model["noise"]["share"], model["noise"]["seed"]
+        for recipe in model["clean_accuracy"]:
+            broken = [row.broken_by for row in rows if row.defence == recipe]
+            hits.setdefault((recipe, "clean", share), {})[seed] = np.array([by != "clean" for by in broken], float)
+            hits.setdefault((recipe, "robust", share), {})[seed] = np.array([by is None for by in broken], float)
+    return hits
+
+
+def _bootstrap(gain: np.ndarray) -> list[float]:
+    """Mean of a seeds x images array, and its 95 % interval with seeds and images drawn anew, all in points."""
+    draw, (seeds, images) = np.random.default_rng(0), gain.shape
+    means = [
+        gain[np.ix_(draw.integers(seeds, size=seeds), draw.integers(images, size=images))].mean() for _ in range(DRAWS)
+    ]
+    return [round(100 * float(value), 2) for value in (gain.mean(), *np.quantile(means, [0.025, 0.975]))]
+
+
+def _change_table(changes: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
+    shares = list(next(iter(next(iter(changes.values())).values())))
+    lines = ["| points against 0 % | | " + " | ".join(shares) + " |", "| --- | --- |" + " ---: |" * len(shares)]
+    for recipe, columns in changes.items():
+        for column, own in columns.items():
+            cells = (f"{value:+.1f} ({low:+.1f} to {high:+.1f})" for value, low, high in own.values())
+            lines.append(f"| {recipe} | {column} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDROBUST_DATA", ".")))
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "noise-table")
+    parser.add_argument("--dry", action="store_true", help="print the commands alone")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
