@@ -1,8 +1,10 @@
 """Certified accuracy of PromptSmooth and its sound relatives on real blood cells and chest X-rays.
 
     MEDROBUST_DATA=FOLDER python benchmarks/promptsmooth_table.py
+    MEDROBUST_DATA=FOLDER python benchmarks/promptsmooth_table.py --rows zero-shot "++ few-shot" --out FOLDER
 
 Runs one experiment a data set (they resume where they stopped), and writes docs/results.md with docs/results/*.json.
+With --rows, only those defences are run, and their tables are printed: the page stays as it is.
 FOLDER holds blood_pbc_28_subset.npz and pneumoniamnist_subset.npz, or official MedMNIST files named with --blood and
 --chest. Settings are those of `SETTINGS`, chosen by benchmarks/search_settings.py on the validation splits.
 """
@@ -43,10 +45,14 @@ def main() -> None:
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
         rows = read_rows(out / "certified.jsonl")
         parts.append(_section(name, summary, rows, experiment))
+        if arguments.rows:
+            print(parts[-1], flush=True)
+            continue
         target = ROOT / "docs" / "results" / f"promptsmooth-{name}.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    _fill(ROOT / "docs" / "results.md", "\n\n".join(parts))
+    if not arguments.rows:
+        _fill(ROOT / "docs" / "results.md", "\n\n".join(parts))
 
 
 def _fill(page: Path, table: str) -> None:
@@ -62,8 +68,8 @@ def _experiment(name: str, data: str, arguments: argparse.Namespace) -> Experime
         data=data,
         task=TASKS[name],
         limit=arguments.images,
-        defences=tuple(Choice.model_validate(choice) for choice in settings["defences"]),
-        sigmas=(0.1, 0.25, 0.5),
+        defences=_rows([Choice.model_validate(choice) for choice in settings["defences"]], arguments.rows),
+        sigmas=tuple(arguments.sigmas),
         n=arguments.n,
         stopping="fixed",
         batch=64,
@@ -73,12 +79,22 @@ def _experiment(name: str, data: str, arguments: argparse.Namespace) -> Experime
     )
 
 
+def _rows(choices: Sequence[Choice], wanted: Sequence[str]) -> tuple[Choice, ...]:
+    """The defences of these labels, in the order of the settings; all where none is named."""
+    known = {choice.called for choice in choices}
+    missing = sorted(set(wanted) - known)
+    if missing:
+        sys.exit(f"no row {missing[0]!r} in {SETTINGS.name}; there are {', '.join(sorted(known))}")
+    return tuple(choice for choice in choices if not wanted or choice.called in wanted)
+
+
 def _section(name: str, summary: dict[str, Any], rows: Sequence[Row], experiment: Experiment) -> str:
     labels = [choice.called for choice in experiment.defences if choice.called != "zero-shot"]
-    head = "| defence | " + " | ".join(f"σ {s:g}, r {r:g}" for s, r in COMPARED) + " |"
-    lines = [head, "| --- |" + " ---: |" * len(COMPARED)]
+    compared = [pair for pair in COMPARED if pair[0] in experiment.sigmas]
+    head = "| defence | " + " | ".join(f"σ {s:g}, r {r:g}" for s, r in compared) + " |"
+    lines = [head, "| --- |" + " ---: |" * len(compared)]
     for label in labels:
-        gains = [paired_gain(rows, label, "zero-shot", sigma, radius) for sigma, radius in COMPARED]
+        gains = [paired_gain(rows, label, "zero-shot", sigma, radius) for sigma, radius in compared]
         lines.append(f"| {label} | " + " | ".join(f"{g.points:+.1f} ({_p(g.p_value)})" for g in gains) + " |")
     gains_table = "\n".join(lines)
     return (
@@ -109,6 +125,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--chest", default="pneumoniamnist_subset.npz")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--rows", nargs="+", default=[], help="labels; zero-shot is what the others are compared with")
+    parser.add_argument("--sigmas", nargs="+", type=float, default=[0.1, 0.25, 0.5])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "promptsmooth-table")
     parser.add_argument("--sets", nargs="+", default=["blood", "chest"], choices=["blood", "chest"])

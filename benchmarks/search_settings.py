@@ -1,6 +1,6 @@
 """Settings of the defences, tried on the validation splits of blood and chest; the test splits are not touched.
 
-    MEDROBUST_DATA=FOLDER python benchmarks/search_settings.py few-shot|pool|distill|tune
+    MEDROBUST_DATA=FOLDER python benchmarks/search_settings.py few-shot|pool|distill|tune|plus|plus-tune
 
 Score: the share of images whose share of right answers among `--draws` noisy copies is at least Phi(r / sigma), that
 is, an estimate of certified accuracy without the price of a confidence bound. Good for choosing, not for reporting.
@@ -51,6 +51,14 @@ GRIDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "tune": [
         ("promptsmooth", {"mode": "zero-shot", "tune_lr": lr}) for lr in (5e-3, 2e-2)
+    ],
+    "plus": [
+        ("promptsmooth++", {"lr": 0.03, "sigmas": (0.1, 0.25, 0.5), "token_lr": token_lr})
+        for token_lr in (0.03, 0.3, 3.0)
+    ],
+    "plus-tune": [
+        ("promptsmooth++", {"mode": "zero-shot", "tune_lr": lr, "tune_steps": steps})
+        for lr, steps in ((0.005, 1), (0.02, 1), (0.005, 5), (0.02, 5))
     ],
     "distill": [
         ("distill", {"part": part, "steps": steps, "lr": lr, "rank": 4, "sigmas": (0.1, 0.25, 0.5)})
@@ -109,7 +117,9 @@ def _right(defence: Defence, classifier: Classifier, val: Dataset, sigma: float,
     for number, (item, label) in enumerate(zip(val.ids, val.targets, strict=True)):
         used = tuned_on(defence, classifier, val.read(number), sigma=sigma, seed=0, item=item)
         with torch.inference_mode():
-            shares.append(float((answers(used.head(seen[number])) == label).float().mean()))
+            own = used.encode == classifier.encode
+            features = seen[number] if own else _features(used.encode, val, number, sigma, draws)
+            shares.append(float((answers(used.head(features)) == label).float().mean()))
     return shares
 
 
@@ -117,12 +127,13 @@ def _right(defence: Defence, classifier: Classifier, val: Dataset, sigma: float,
 @torch.inference_mode()
 def _noisy_features(encode: Callable[[Images], Features], val: Dataset, sigma: float, draws: int) -> Tensor:
     """images x draws x dim; the same draws for every head on one encoder."""
-    found = []
-    for number, item in enumerate(val.ids):
-        image = val.read(number)
-        source = noise(tuple(image.shape), image.device, seed=0, use="search", item=item, sigma=sigma)
-        found.append(encode(image + sigma * source(draws)))
-    return torch.stack(found)
+    return torch.stack([_features(encode, val, number, sigma, draws) for number in range(len(val))])
+
+
+def _features(encode: Callable[[Images], Features], val: Dataset, number: int, sigma: float, draws: int) -> Tensor:
+    image = val.read(number)
+    source = noise(tuple(image.shape), image.device, seed=0, use="search", item=val.ids[number], sigma=sigma)
+    return encode(image + sigma * source(draws))
 
 
 if __name__ == "__main__":

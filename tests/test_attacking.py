@@ -324,14 +324,14 @@ def test_certificates_and_attacks_of_one_experiment_share_a_folder(folder: Path,
 
 def test_a_prompt_tuned_on_the_input_is_attacked_frozen(experiment: Experiment, tmp_path: Path) -> None:
     tuned = experiment.model_copy(update={"defences": (TUNED,), "limit": 3})
-    with pytest.raises(AttackError, match=r"tuned tunes its prompt on each image under noise; give its --sigma"):
+    with pytest.raises(AttackError, match=r"tuned tunes on each image under noise; give its --sigma"):
         attack(tuned, STRONG, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     summary = attack(tuned, STRONG.model_copy(update={"sigma": 0.1}), tmp_path / "run")
     rows = read_attacked(tmp_path / "run" / "attacked.jsonl")
     assert {(row.scope, row.sigma) for row in rows} == {("tuned on input", 0.1)}
     assert summary["attack"]["scope"] == {"tuned": "tuned on input"}
-    assert "prompt frozen as tuned on the clean image" in (tmp_path / "run" / "report.html").read_text()
+    assert "prompt or tower frozen as tuned on the clean image" in (tmp_path / "run" / "report.html").read_text()
     with pytest.raises(AttackError, match="leave it out"):
         attack(experiment, STRONG.model_copy(update={"sigma": 0.1}), tmp_path / "other")
 

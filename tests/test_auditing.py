@@ -87,7 +87,7 @@ def test_the_command_tells_a_table_and_the_report_has_a_section(folder: Path) ->
     done = invoke("audit", folder, *words)
     assert done.exit_code == 0, done.output
     assert "Nothing was found" in done.stdout
-    assert "SmoothAdv inside the radius, prompt frozen" in done.stdout
+    assert "SmoothAdv inside the radius, as tuned" in done.stdout
     page = (folder / "report.html").read_text()
     assert '<section id="audit">' in page
     assert "prompt tuned again there" in page

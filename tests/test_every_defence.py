@@ -28,6 +28,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "promptsmooth few-shot": ("promptsmooth", FEW),
     "promptsmooth zero-shot": ("promptsmooth", {"mode": "zero-shot", "draws": 10}),
     "promptsmooth combined": ("promptsmooth", FEW | {"mode": "combined", "draws": 10}),
+    "promptsmooth++ few-shot": ("promptsmooth++", FEW | {"tokens": 2}),
+    "promptsmooth++ zero-shot": ("promptsmooth++", {"mode": "zero-shot", "draws": 10, "rank": 2}),
+    "promptsmooth++ combined": ("promptsmooth++", FEW | {"mode": "combined", "draws": 10, "tokens": 2, "rank": 2}),
     "pool": ("pool", {"images": 8, "steps": 2, "batch": 4, "draws": 2}),
     "vote": ("vote", {}),
     "vote by mean": ("vote", {"rule": "mean"}),
@@ -53,8 +56,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ran": ("ran", HEADS | {"attack_steps": 1}),
     "ran unit": ("ran", HEADS | {"attack_steps": 1, "unit": True}),
 }
-TUNED = {"promptsmooth zero-shot", "promptsmooth combined"}
-LEARN_NOTHING = {"zero-shot", "promptsmooth zero-shot", "vote", "vote by mean"}
+TOWER_TUNED = {"promptsmooth++ zero-shot", "promptsmooth++ combined"}
+TUNED = {"promptsmooth zero-shot", "promptsmooth combined"} | TOWER_TUNED
+PROMPTED = {"promptsmooth++ few-shot", "promptsmooth++ combined"}
+LEARN_NOTHING = {"zero-shot", "promptsmooth zero-shot", "promptsmooth++ zero-shot", "vote", "vote by mean"}
 UNLABELLED = LEARN_NOTHING | {"tecoa unlabelled"}
 every = pytest.mark.parametrize("case", CASES)
 Fit = Callable[..., State]
@@ -89,8 +94,9 @@ def logits_of(classifier: Classifier, dataset: Dataset) -> torch.Tensor:
 
 def test_every_defence_has_a_case() -> None:
     assert {name for name, _ in CASES.values()} == set(DEFENCES)
-    modes = {settings.get("mode", "few-shot") for name, settings in CASES.values() if name == "promptsmooth"}
-    assert modes == {"few-shot", "zero-shot", "combined"}
+    for one in ("promptsmooth", "promptsmooth++"):
+        modes = {settings.get("mode", "few-shot") for name, settings in CASES.values() if name == one}
+        assert modes == {"few-shot", "zero-shot", "combined"}
 
 
 @every
@@ -159,7 +165,7 @@ def test_the_scope_is_told_truly(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", sorted(TUNED))
-def test_tuning_changes_the_head_for_this_image_alone_and_sees_no_label(
+def test_tuning_changes_one_part_for_this_image_alone_and_sees_no_label(
     case: str, tiny: Clip, dataset: Dataset, fitted: Fit
 ) -> None:
     defence = defence_of(case)
@@ -168,7 +174,8 @@ def test_tuning_changes_the_head_for_this_image_alone_and_sees_no_label(
     assert defence.tune is not None
     assert list(inspect.signature(defence.tune).parameters) == ["classifier", "image", "sigma", "generator"]
     tuned = defence.tune(classifier, dataset.read(0), sigma=0.25, generator=stream(0, "tune"))
-    assert tuned.encode == classifier.encode
+    assert (tuned.encode == classifier.encode) == (case not in TOWER_TUNED)
+    assert (tuned.head is classifier.head) == (case in TOWER_TUNED)
     assert (classifier.scope, tuned.scope) == ("model", "tuned on input")
     assert not torch.equal(logits_of(tuned, dataset), before)
     assert logits_of(tuned, dataset).isfinite().all()
@@ -185,8 +192,10 @@ def test_labels_are_read_by_those_alone_that_say_so(case: str, tiny: Clip, datas
 
 
 @pytest.mark.parametrize(
-    "above", ["zero-shot", "coop", "promptsmooth zero-shot", "pool", "vote", "distill feature", "linear-probe", "ran"]
-)
+    "above",
+    ["zero-shot", "coop", "promptsmooth zero-shot", "promptsmooth++ zero-shot", "pool", "vote", "distill feature",
+     "linear-probe", "ran"],
+)  # fmt: skip
 def test_a_prompt_stands_on_a_tower_that_another_defence_taught(
     above: str, tiny: Clip, dataset: Dataset, fitted: Fit
 ) -> None:
@@ -200,7 +209,7 @@ def test_a_prompt_stands_on_a_tower_that_another_defence_taught(
 def test_defences_of_one_tower_share_its_encoder(tiny: Clip, task: Task, fitted: Fit) -> None:
     own = {case for case in CASES if defence_of(case).apply(tiny, task, fitted(case)).encode == tiny.encode_image}
     other = {case for case, (name, _) in CASES.items() if DEFENCES[name].changes_vision} - {"distill feature"}
-    assert own == set(CASES) - other
+    assert own == set(CASES) - other - PROMPTED
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def answer_images(
         check_header(header, loaded, known, path=path, transfer=choice.transfer)
     fixed = apply_state(defence, loaded, known, state, called=choice.called)
     if defence.tune is not None and smoothing is None:
-        raise ConfigError(f"{choice.called} tunes its prompt under noise: pass --sigma")
+        raise ConfigError(f"{choice.called} tunes on each image under noise: pass --sigma")
     items, sampler = [], lean_sampler()
     for image_path in paths:
         image = open_image(image_path, loaded.preprocess).to(loaded.device)

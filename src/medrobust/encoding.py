@@ -52,7 +52,8 @@ def make_sampler(
     Raises SmoothingError where `wanted` cannot be had: a number format or a compilation without the lean path.
     """
     first = smoothings[0]
-    make = _maker(replace(wanted, compile=False), say)
+    plain = replace(wanted, compile=False)
+    make = _maker(plain, say)
     batch = wanted.batch or _best_batch(classifiers, image, first, make)
     compiled = wanted.compile
     if compiled is None and _pays(classifiers, wanted):
@@ -65,7 +66,8 @@ def make_sampler(
         if missing:
             say(f"the encoder is not compiled: {missing}")
         compiled = not missing
-    sampler = Sampler(batch, _maker(replace(wanted, batch=batch, compile=True), say) if compiled else make)
+    decided = replace(wanted, batch=batch, compile=True) if compiled else plain
+    sampler = Sampler(batch, _maker(decided, say) if compiled else make, _again(decided))
     for classifier in classifiers:
         sampler.encoder(classifier.encode, image)
     return sampler
@@ -73,7 +75,8 @@ def make_sampler(
 
 def lean_sampler(batch: int = 64, *, say: Say = lambda _text: None) -> Sampler:
     """A sampler that takes the lean path where it can, without measuring anything."""
-    return Sampler(batch, _maker(Encoding(compile=False), say))
+    wanted = Encoding(compile=False)
+    return Sampler(batch, _maker(wanted, say), _again(wanted))
 
 
 def _maker(wanted: Encoding, say: Say) -> Callable[[Encode, Image], NoisyEncoder]:
@@ -91,6 +94,15 @@ def _maker(wanted: Encoding, say: Say) -> Callable[[Encode, Image], NoisyEncoder
             return PixelNoise(encode, tuple(image.shape), f"whole images ({reason})")
 
     return make
+
+
+def _again(wanted: Encoding) -> Callable[[NoisyEncoder, Encode], NoisyEncoder]:
+    """The lean path for another tower of the form of one that was found equal on it; nothing is compared anew."""
+
+    def again(_like: NoisyEncoder, encode: Encode) -> NoisyEncoder:
+        return lean_encoder(_vit_of(encode), dtype=wanted.dtype, compile=bool(wanted.compile))
+
+    return again
 
 
 def _pays(classifiers: Sequence[Classifier], wanted: Encoding) -> bool:

@@ -1,5 +1,6 @@
 """Carry out an experiment: fit what is not fitted, certify image after image, tell the result, resume."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ def run(experiment: Experiment, out: Path, *, reporter: Reporter | None = None) 
     with Journal.open(out / "certified.jsonl", plan, CERTIFIED) as journal:
         keep_experiment(out, experiment)
         left = len(journal.remaining) / len(plan)
-        for line in forecast(bench, [f.classifier for f in fitted], sampler, left=left):
+        for line in forecast(bench, fitted, sampler, left=left):
             tell.say(line)
         certify_all(bench, fitted, sampler, journal, tell)
     return publish(out, experiment.radii, environment, examples=gallery(bench, out))
@@ -121,9 +122,7 @@ def certify_image(
     seed: int,
 ) -> list[Row]:
     """Tune what is tuned on the image, then certify all classifiers in one pass."""
-    classifiers = [
-        tuned_on(f.defence, f.classifier, image, sigma=smoothing.sigma, seed=seed, item=item) for f in fitted
-    ]
+    classifiers = _tuned(fitted, image, item, smoothing, seed)
     clean = clean_answers(classifiers, image)
     certificates = certify(classifiers, image, smoothing, seed=seed, item=item, sampler=sampler)
     return [
@@ -132,17 +131,27 @@ def certify_image(
     ]
 
 
-def forecast(bench: Bench, classifiers: Sequence[Classifier], sampler: Sampler, *, left: float = 1.0) -> list[str]:
-    """What a run can reach at most, and what it will cost at most; the speed is measured on a few batches."""
+def _tuned(fitted: Sequence[Fitted], image: Image, item: str, smoothing: Smoothing, seed: int) -> list[Classifier]:
+    return [tuned_on(f.defence, f.classifier, image, sigma=smoothing.sigma, seed=seed, item=item) for f in fitted]
+
+
+def forecast(bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, *, left: float = 1.0) -> list[str]:
+    """What a run can reach at most, and what it will cost at most; the speed is measured on a few batches.
+
+    What is tuned on its image is tuned on the first one, for its price and for the encoders it will need.
+    """
     experiment, levels = bench.experiment, smoothings(bench.experiment)
     lines = [
         f"sigma {s.sigma:g}: n = {s.estimation} and alpha = {s.alpha:g} let no radius exceed {s.largest_radius:.4f}"
         for s in levels
     ]
-    shared = len(encoders(classifiers))
-    draws = len(bench.data) * len(levels) * (experiment.n + experiment.selection)
-    image = bench.data.read(0).to(bench.model.device)
-    seconds = seconds_a_copy(classifiers, image, levels[0], sampler) * draws * left
+    image, item = bench.data.read(0).to(bench.model.device), bench.data.ids[0]
+    began = time.perf_counter()
+    classifiers = _tuned(fitted, image, item, levels[0], experiment.seed)
+    tuning = time.perf_counter() - began
+    shared, pairs = len(encoders(classifiers)), len(bench.data) * len(levels)
+    draws = pairs * (experiment.n + experiment.selection)
+    seconds = (seconds_a_copy(classifiers, image, levels[0], sampler) * draws + tuning * pairs) * left
     early = "" if experiment.stopping == "fixed" else "at most "
     lines.append(
         f"{len(bench.data)} images, {len(classifiers)} defences, {shared} encoder(s) by {', '.join(sampler.kernels)}, "

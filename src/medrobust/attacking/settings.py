@@ -81,7 +81,7 @@ def check(settings: AttackSettings, experiment: Experiment) -> None:
         raise AttackError(f"an attack is named twice in {settings.name}; name each once")
     if tuned and settings.sigma is None:
         raise AttackError(
-            f"{', '.join(tuned)} tunes its prompt on each image under noise; give its --sigma, and the prompt is "
+            f"{', '.join(tuned)} tunes on each image under noise; give its --sigma, and what is tuned is "
             "attacked as it was tuned on the clean image, or leave it out"
         )
     if settings.sigma is not None and not tuned:

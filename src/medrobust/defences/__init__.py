@@ -11,6 +11,7 @@ from medrobust.defences.distill import Distill, distill
 from medrobust.defences.pool import Pool, pool
 from medrobust.defences.probe import FullFineTune, LinearProbe, MlpProbe, full_fine_tune, linear_probe, mlp_probe
 from medrobust.defences.promptsmooth import PromptSmooth, promptsmooth
+from medrobust.defences.promptsmooth_plus import PromptSmoothPlus, promptsmooth_plus
 from medrobust.defences.ran import NmTune, Ran, nmtune, ran
 from medrobust.defences.tecoa import Fare, PmgAft, Tecoa, fare, pmg_aft, tecoa
 from medrobust.defences.vote import Vote, vote
@@ -38,6 +39,10 @@ DEFENCES: dict[str, Entry] = {
     "promptsmooth": Entry(
         promptsmooth, PromptSmooth, "labels", "prompts for noise: few-shot, zero-shot, combined",
         "Hussein et al., MICCAI 2024",
+    ),
+    "promptsmooth++": Entry(
+        promptsmooth_plus, PromptSmoothPlus, "labels", "the same for both towers; deltas on each image",
+        "PromptSmooth++, 2025 (abstract)",
     ),
     "pool": Entry(pool, Pool, "images", "context tuned on an unlabelled pool, then frozen", "ours; docs/methods.md"),
     "vote": Entry(vote, Vote, "nothing", "the surest of several prompts, sample by sample", "ours; docs/methods.md"),

@@ -16,7 +16,8 @@ from medrobust.errors import StateError
 from medrobust.models.prompting import HasTokens, PromptedVision
 from medrobust.types import State, VisionLanguageModel
 
-Part = Literal["lora", "norms", "blocks", "all"]
+Part = Literal["lora", "attention", "norms", "blocks", "all"]
+_QUERIES_AND_VALUES = {"q_proj", "v_proj", "query", "value"}  # what the families call them
 _merged: WeakKeyDictionary[VisionLanguageModel, dict[str, VisionLanguageModel]] = WeakKeyDictionary()
 
 
@@ -25,17 +26,12 @@ def starting_state(
 ) -> State:
     """Tensors that leave the tower unchanged as they are: `lora.NAME.a|b`, or `weight.NAME` copies.
 
-    `lora`: rank-`rank` deltas on every linear layer; a ~ N(0, 1/inputs), b = 0. `norms`: LayerNorms and all biases.
-    `blocks`: the last so many layers and what follows them. Raises StateError where there are not so many.
+    `lora`: rank-`rank` deltas on every linear layer; a ~ N(0, 1/inputs), b = 0. `attention`: the same on queries and
+    values alone. `norms`: LayerNorms and all biases. `blocks`: the last so many layers and what follows them. Raises
+    StateError where there are not so many, or no queries and values.
     """
-    if part == "lora":
-        state: State = {}
-        for name, layer in vision.named_modules():
-            if isinstance(layer, nn.Linear):
-                outputs, inputs = layer.weight.shape
-                state[f"lora.{name}.a"] = torch.randn(rank, inputs, generator=generator) / inputs**0.5
-                state[f"lora.{name}.b"] = torch.zeros(outputs, rank)
-        return state
+    if part in ("lora", "attention"):
+        return _low_rank(vision, part, rank, generator)
     chosen = {name for name, _ in vision.named_parameters()}
     if part == "norms":
         norms = {name for name, layer in vision.named_modules() if isinstance(layer, nn.LayerNorm)}
@@ -43,6 +39,22 @@ def starting_state(
     if part == "blocks":
         chosen = _from_block(vision, blocks)
     return {f"weight.{n}": p.detach().float().clone() for n, p in vision.named_parameters() if n in chosen}
+
+
+def _low_rank(vision: nn.Module, part: Part, rank: int, generator: torch.Generator) -> State:
+    state: State = {}
+    for name, layer in vision.named_modules():
+        wanted = part == "lora" or name.rpartition(".")[2] in _QUERIES_AND_VALUES
+        if wanted and isinstance(layer, nn.Linear):
+            outputs, inputs = layer.weight.shape
+            state[f"lora.{name}.a"] = torch.randn(rank, inputs, generator=generator) / inputs**0.5
+            state[f"lora.{name}.b"] = torch.zeros(outputs, rank)
+    if not state:
+        raise StateError(
+            f"the vision tower ({type(vision).__name__}) has no layers of its own for queries and values, and these "
+            "are what low-rank deltas are to change; take a defence that learns a text prompt"
+        )
+    return state
 
 
 def _from_block(vision: nn.Module, blocks: int) -> set[str]:
@@ -87,8 +99,13 @@ def merged(model: VisionLanguageModel, state: State) -> VisionLanguageModel:
     name_of_changes = digest(changes)
     kept = _merged.setdefault(model, {})
     if name_of_changes not in kept:
-        kept[name_of_changes] = model.with_vision(_changed(model.vision, on(model.device, changes)))
+        kept[name_of_changes] = changed(model, changes)
     return kept[name_of_changes]
+
+
+def changed(model: VisionLanguageModel, state: State) -> VisionLanguageModel:
+    """As `merged`, but made anew and kept by nobody: for changes that serve one image."""
+    return model.with_vision(_changed(model.vision, on(model.device, vision_part(state))))
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
-"""Learn a text context from labelled images, clean or noisy: the core of CoOp and of PromptSmooth's few-shot mode."""
+"""Learn prompts from labelled images, clean or noisy: the core of CoOp and of PromptSmooth's few-shot modes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -10,10 +12,10 @@ from torch import Tensor
 
 from medrobust.data.augment import augment
 from medrobust.data.sources import shots
-from medrobust.data.task import Dataset
+from medrobust.data.task import Dataset, Task
 from medrobust.defences.heads import CosineHead, context_names, start_context, text_prototypes
 from medrobust.training import Progress, Schedule, descend
-from medrobust.types import Context, Images, VisionLanguageModel
+from medrobust.types import Context, Features, Images, State, VisionLanguageModel
 
 
 class ContextSettings(BaseModel):
@@ -40,15 +42,45 @@ def learn_context(
     generator: torch.Generator,
     progress: Progress | None = None,
 ) -> Context:
-    """min_P mean CE(softmax z_P(x + e), y) by SGD with momentum 0.9 and a cosine; first epoch at lr 1e-5.
+    """min_P mean CE(softmax z_P(x + e), y): `learn_prompts` with a text context alone, both towers frozen.
 
     `sigmas`: noise levels in pixels of [0, 1], one drawn for each image (ours); none means clean images (CoOp).
     References: Zhou et al., IJCV 2022 (CoOp); Hussein et al., MICCAI 2024 (PromptSmooth), section 3.
     """
+
+    @torch.no_grad()
+    def encode(_prompts: State, images: Images) -> Features:
+        return model.encode_image(images)
+
     chosen = shots(data, settings.shots, generator)
+    start = {"context": first_context(model, data.task, settings, generator)}
+    learned = learn_prompts(
+        model, chosen, settings, start, encode,
+        noise=partial(add_noise, sigmas=sigmas, generator=generator, clean_fraction=clean_fraction),
+        generator=generator, progress=progress,
+    )  # fmt: skip
+    return learned["context"]
+
+
+def learn_prompts(
+    model: VisionLanguageModel,
+    chosen: Dataset,
+    settings: ContextSettings,
+    start: State,
+    encode: Callable[[State, Images], Features],
+    *,
+    noise: Callable[[Images], Images],
+    factors: Mapping[str, float] = MappingProxyType({}),
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> State:
+    """CE on noisy images by SGD with momentum 0.9 and a cosine; first epoch at lr 1e-5.
+
+    `start`: `context`, and what else `encode` takes. `factors`: by name, multiples of the learning rate.
+    """
     images, labels = chosen.images(), chosen.labels
-    names = context_names(data.task)
-    context = _start(model, data, settings, generator).to(model.device).requires_grad_(True)
+    names = context_names(chosen.task)
+    prompts = {key: value.to(model.device).requires_grad_(True) for key, value in start.items()}
     draw = _shuffled(len(labels), min(settings.batch, len(labels)), generator)
     per_epoch = -(-len(labels) // settings.batch)
 
@@ -57,21 +89,19 @@ def learn_context(
         views = images[rows]
         if settings.augment:
             views = augment(views, generator, scale=(0.8, 1.0), colour=0.0)
-        noisy = add_noise(views, sigmas, generator, clean_fraction=clean_fraction).to(model.device)
-        with torch.no_grad():
-            features = model.encode_image(noisy)
-        logits = CosineHead(text_prototypes(model, names, context), model.logit_scale)(features)
+        features = encode(prompts, noise(views).to(model.device))
+        logits = CosineHead(text_prototypes(model, names, prompts["context"]), model.logit_scale)(features)
         return F.cross_entropy(logits, labels[rows].to(model.device))
 
-    steps = per_epoch * settings.epochs
+    groups = [{"params": [value], "lr_factor": factors.get(key, 1.0)} for key, value in prompts.items()]
     warmup = per_epoch if settings.epochs > 1 else 0
     descend(
         loss,
-        torch.optim.SGD([context], lr=settings.lr, momentum=0.9),
-        Schedule(settings.lr, steps, warmup=warmup, warmup_lr=1e-5),
+        torch.optim.SGD(groups, lr=settings.lr, momentum=0.9),
+        Schedule(settings.lr, per_epoch * settings.epochs, warmup=warmup, warmup_lr=1e-5),
         progress=progress,
     )
-    return context.detach().cpu()
+    return {key: value.detach().cpu() for key, value in prompts.items()}
 
 
 def add_noise(
@@ -87,9 +117,12 @@ def add_noise(
     return images + torch.randn(images.shape, generator=generator) * level.view(-1, 1, 1, 1)
 
 
-def _start(model: VisionLanguageModel, data: Dataset, settings: ContextSettings, generator: torch.Generator) -> Context:
+def first_context(
+    model: VisionLanguageModel, task: Task, settings: ContextSettings, generator: torch.Generator
+) -> Context:
+    """Where a context starts: N(0, 0.02^2), or the words of the first template."""
     if settings.start == "template":
-        return start_context(model, data.task.templates[0])
+        return start_context(model, task.templates[0])
     width = model.embed_words("a").shape[1]
     return 0.02 * torch.randn(settings.words, width, generator=generator)
 

@@ -16,7 +16,7 @@ from medrobust.defences.adaptation import merged
 from medrobust.defences.context import ContextSettings, learn_context
 from medrobust.defences.heads import CosineHead, PromptHead, prompt_head, start_context, text_prototypes
 from medrobust.training import Progress
-from medrobust.types import Classifier, Context, Defence, Features, Image, State, VisionLanguageModel
+from medrobust.types import Classifier, Context, Defence, Features, Image, Images, State, VisionLanguageModel
 
 Mode = Literal["few-shot", "zero-shot", "combined"]
 
@@ -78,8 +78,13 @@ def noisy_features(
     classifier: Classifier, image: Image, *, sigma: float, draws: int, generator: torch.Generator
 ) -> Features:
     """Features of `draws` noisy copies of one image."""
+    return classifier.encode(noisy_copies(image, sigma=sigma, draws=draws, generator=generator))
+
+
+def noisy_copies(image: Image, *, sigma: float, draws: int, generator: torch.Generator) -> Images:
+    """The copies themselves, not clipped; they are tuned on and used for nothing else."""
     noise = torch.randn((draws, *image.shape), generator=generator)
-    return classifier.encode(image + sigma * noise.to(image.device))
+    return image + sigma * noise.to(image.device)
 
 
 def sharpen(head: PromptHead, features: Features, *, lr: float, steps: int) -> Context:

@@ -100,7 +100,7 @@ class Certificate:
     """`prediction` holds for every image within l2 distance `radius`, with probability 1 - alpha over the noise drawn.
 
     `votes` of `trials` at the look that decided prove the radius (`medrobust.results.recompute`). `scope` says of what
-    it holds: of the model, or of the classifier with its prompt frozen as tuned on this image.
+    it holds: of the model, or of the classifier with its prompt or tower frozen as tuned on this image.
     """
 
     prediction: int | None  # None: abstains

@@ -48,21 +48,42 @@ class PixelNoise:
         return lambda draws: self.encode(image + sigma * draws)
 
 
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """An encoder for one image: the form of another one, `like`, with other numbers in it.
+
+    What was found out about `like` holds for it, so that nothing is checked or measured image by image.
+    """
+
+    encode: Encode
+    like: Encode
+
+    def __call__(self, images: Images) -> Features:
+        return self.encode(images)
+
+
 @dataclass
 class Sampler:
     """How noisy copies are encoded in a run: so many at a time, by which code; decided once and kept.
 
     `batch` is part of what is certified, because a network's results differ in their last bits between batch sizes:
-    every batch has it, the last one filled up. `make` turns an encoder and an image into a faster equal of it.
+    every batch has it, the last one filled up. `make` turns an encoder and an image into a faster equal of it; `again`
+    does so for a variant of an encoder, in the way that was found good for that one.
     """
 
     batch: int = 64
     make: Callable[[Encode, Image], NoisyEncoder] | None = None
+    again: Callable[[NoisyEncoder, Encode], NoisyEncoder] | None = None
     _made: list[tuple[Encode, tuple[int, ...], NoisyEncoder]] = field(default_factory=list)
 
     def encoder(self, encode: Encode, image: Image) -> NoisyEncoder:
-        """The noisy encoder of `encode` for images of this size, made at its first use."""
+        """The noisy encoder of `encode` for images of this size, made at its first use; a variant's is not kept."""
         size = tuple(image.shape)
+        if isinstance(encode, Variant):
+            like = self.encoder(encode.like, image)
+            if isinstance(like, PixelNoise) or self.again is None:
+                return PixelNoise(encode.encode, size)
+            return self.again(like, encode.encode)
         for known, shape, made in self._made:
             if known == encode and shape == size:
                 return made

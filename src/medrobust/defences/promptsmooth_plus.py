@@ -1,0 +1,135 @@
+"""PromptSmooth++: prompts in both towers learned on noise, or low-rank deltas of the vision tower tuned on each image.
+
+Reference: PromptSmooth++ (2025), of which the abstract alone is public: sizes, starts and learning rates are ours.
+PromptSmooth itself: Hussein et al., MICCAI 2024, arXiv 2408.16769.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from medrobust.data.sources import shots
+from medrobust.data.task import Dataset, Task
+from medrobust.defences.adaptation import changed, changed_weights, merged, on, starting_state
+from medrobust.defences.context import add_noise, first_context, learn_prompts
+from medrobust.defences.heads import CosineHead, prompt_head, template_prototypes
+from medrobust.defences.promptsmooth import PromptSmooth, entropy_of_mean, noisy_copies
+from medrobust.models.prompting import PromptedVision
+from medrobust.smoothing.sampling import Variant
+from medrobust.training import Progress
+from medrobust.types import Classifier, Context, Defence, Features, Image, Images, Logits, State, VisionLanguageModel
+
+
+class PromptSmoothPlus(PromptSmooth):
+    """PromptSmooth's settings, and the sizes of what is new; the numbers of the new parts are ours.
+
+    `token_lr`: of the visual tokens, as `lr` unless given. `tune_lr` and `tune_steps` are those of the deltas.
+    """
+
+    tokens: int = Field(8, ge=1)
+    token_lr: float | None = Field(None, gt=0)
+    rank: int = Field(4, ge=1)
+
+
+def promptsmooth_plus(settings: PromptSmoothPlus | None = None) -> Defence:
+    """`few-shot`: text context and visual tokens, offline and labelled. `zero-shot`: deltas on each image, unlabelled.
+
+    `combined` tunes the deltas on top of the learned prompts. Where deltas are tuned, the certificate speaks of the
+    tower frozen as tuned on that image: scope `tuned on input`. State: `context` (words x width) and `prompt.tokens`
+    (tokens x width), for few-shot and combined. Raises NotAViT or StateError for a tower without tokens, or without
+    queries and values.
+    """
+    chosen = settings or PromptSmoothPlus()
+    zero = chosen.mode == "zero-shot"
+
+    def fit(
+        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, progress: Progress | None = None
+    ) -> State:
+        return {} if zero else _learn(model, data, chosen, generator, progress)
+
+    def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
+        if zero:  # prompts of a few-shot state are left aside, a tower that was taught is not
+            base = merged(model, {key: value for key, value in state.items() if not key.startswith("prompt.")})
+            return Classifier(base.encode_image, CosineHead(template_prototypes(base, task), base.logit_scale))
+        base = merged(model, state)
+        return Classifier(base.encode_image, prompt_head(base, task, state["context"].to(base.device)))
+
+    def tune(classifier: Classifier, image: Image, *, sigma: float, generator: torch.Generator) -> Classifier:
+        model = getattr(classifier.encode, "__self__", None)
+        if not isinstance(model, VisionLanguageModel):
+            raise TypeError(f"tuning needs the encoder of a model, got {type(classifier.encode).__name__}")
+        noisy = noisy_copies(image, sigma=sigma, draws=chosen.draws, generator=generator)
+        start = starting_state(model.vision, "attention", rank=chosen.rank, generator=generator)
+        deltas = sharpen_tower(
+            model.vision, classifier.head, noisy, on(model.device, start), lr=chosen.tune_lr, steps=chosen.tune_steps
+        )
+        encode = Variant(changed(model, deltas).encode_image, like=classifier.encode)
+        return replace(classifier.tuned(classifier.head), encode=encode)
+
+    return Defence(fit, apply, None if chosen.mode == "few-shot" else tune, settings=chosen)
+
+
+def sharpen_tower(
+    vision: nn.Module, head: Callable[[Features], Logits], noisy: Images, start: State, *, lr: float, steps: int
+) -> State:
+    """AdamW steps on the entropy of the mean prediction, over deltas of the tower; the tower stays as it is."""
+    deltas = {key: value.clone().requires_grad_(True) for key, value in start.items()}
+    optimiser = torch.optim.AdamW(list(deltas.values()), lr=lr)
+    with torch.enable_grad():
+        for _ in range(steps):
+            optimiser.zero_grad(set_to_none=True)
+            features = functional_call(vision, changed_weights(vision, deltas), (noisy,))
+            entropy_of_mean(head(features).log_softmax(dim=-1)).backward()
+            optimiser.step()
+    return {key: value.detach() for key, value in deltas.items()}
+
+
+@torch.no_grad()
+def first_tokens(model: VisionLanguageModel, images: Images, count: int, generator: torch.Generator) -> Context:
+    """Copies of the tower's first token as its embeddings give it, and N(0, 0.02^2) to tell them apart.
+
+    In a tower with a class token that is the class token. Layers after the embeddings make a small random token as
+    large as any other, and eight of them lead the frozen model astray; what they know already does not. Raises NotAViT.
+    """
+    model.prompt_shape()
+    seen: list[Tensor] = []
+    embeddings: Any = model.vision.embeddings
+    handle = embeddings.register_forward_hook(lambda _module, _inputs, output: seen.append(output[:, 0]))
+    try:
+        model.encode_image(images)
+    finally:
+        handle.remove()
+    first = seen[0].float().mean(dim=0).cpu()
+    return first + 0.02 * torch.randn(count, len(first), generator=generator)
+
+
+def _learn(
+    model: VisionLanguageModel,
+    data: Dataset,
+    chosen: PromptSmoothPlus,
+    generator: torch.Generator,
+    progress: Progress | None,
+) -> State:
+    few = shots(data, chosen.shots, generator)
+    start = {
+        "context": first_context(model, data.task, chosen, generator),
+        "tokens": first_tokens(model, few.images([0]), chosen.tokens, generator),
+    }
+    tower = PromptedVision(model.vision, tokens=start["tokens"])
+
+    def encode(prompts: State, images: Images) -> Features:
+        return functional_call(tower, {"tokens": prompts["tokens"]}, (images,))
+
+    learned = learn_prompts(
+        model, few, chosen, start, encode,
+        noise=partial(add_noise, sigmas=chosen.sigmas, generator=generator, clean_fraction=chosen.clean_fraction),
+        factors={} if chosen.token_lr is None else {"tokens": chosen.token_lr / chosen.lr},
+        generator=generator, progress=progress,
+    )  # fmt: skip
+    return {"context": learned["context"], "prompt.tokens": learned["tokens"]}
