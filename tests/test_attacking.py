@@ -28,7 +28,7 @@ from medrobust.fitting import Fitted, fit_all
 from medrobust.models.clip import Clip
 from medrobust.preparation import Bench, Reporter, prepare
 from medrobust.results import Journal
-from medrobust.results.attacked import ATTACKED, AttackedKey, AttackedRow, from_line, read_attacked, to_line
+from medrobust.results.attacked import ATTACKED, AttackedKey, AttackedRow, read_attacked
 from medrobust.run import run
 from medrobust.types import Classifier, Images, Labels
 
@@ -382,8 +382,8 @@ def test_nothing_right_and_answers_by_chance_are_refused(tiny: Clip) -> None:
 
 def test_a_row_reads_back_and_contradictions_are_refused(finished: Path) -> None:
     line = (finished / "attacked.jsonl").read_text().splitlines(keepends=True)[0]
-    row = from_line(line)
-    assert to_line(row) == line
+    row = ATTACKED.from_line(line)
+    assert ATTACKED.to_line(row) == line
     assert row.title == f"pgd {Ball('linf', 56 / 255)}"
     for change, said in (
         ({"eps": 0.0}, "eps is 0"), ({"distance": 1.0}, "is outside of"), ({"broken_by": "clean"}, "differ"),
@@ -391,7 +391,7 @@ def test_a_row_reads_back_and_contradictions_are_refused(finished: Path) -> None
         ({"extra": 1}, "keys: extra"), ({"sigma": 0.1}, "with scope model"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
-            from_line(json.dumps(json.loads(line) | change))
+            ATTACKED.from_line(json.dumps(json.loads(line) | change))
 
 
 def test_the_command_attacks_and_tells(

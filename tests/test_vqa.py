@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from medrobust import questioning, vqa
 from medrobust.cli import app
-from medrobust.results.answered import ANSWERED, AnsweredRow, from_line, summarise_answers, to_line
+from medrobust.results.answered import ANSWERED, AnsweredRow, summarise_answers
 from medrobust.results.journal import read
 from medrobust.results.report.markdown import percent
 
@@ -230,7 +230,7 @@ def test_a_row_is_read_as_it_was_written() -> None:
         row_of(eps=(), attacked=(), distance=()),
         row_of(clean="", attacked=("", ""), distance=(0.0, 0.0)),
     ):
-        assert from_line(to_line(row)) == row
+        assert ANSWERED.from_line(ANSWERED.to_line(row)) == row
 
 
 @pytest.mark.parametrize(("change", "told"), [

@@ -1,16 +1,12 @@
 """Answered questions on disk: one JSON line a question and recipe; and what they add up to, closed and open apart."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-
 from medrobust.levels import eps_text
-from medrobust.results.journal import Form, values_of
+from medrobust.results.journal import checked_form
 from medrobust.results.report.markdown import percent, plain, table_line
 from medrobust.results.tables import share_of
 
@@ -73,28 +69,7 @@ class AnsweredRow:
         return AnsweredKey(self.id, self.recipe)
 
 
-def to_line(row: AnsweredRow) -> str:
-    """One line of ASCII JSON with its newline: keys in the order of `AnsweredRow`."""
-    return json.dumps(asdict(row), allow_nan=False) + "\n"
-
-
-def from_line(line: str) -> AnsweredRow:
-    """The row of a line; raises ValueError that says what is wrong with it (JSONDecodeError where it is no JSON)."""
-    values_of(line, AnsweredRow, SCHEMA_VERSION)
-    try:
-        return _reader().validate_json(line, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where + ': ' if where else ''}{first['msg']}") from error
-
-
-@cache
-def _reader() -> Any:  # a TypeAdapter, which beartype does not know
-    return TypeAdapter(AnsweredRow)
-
-
-ANSWERED = Form(to_line, from_line, parts="questions or recipes", command="vqa")
+ANSWERED = checked_form(AnsweredRow, SCHEMA_VERSION, parts="questions or recipes", command="vqa")
 
 
 def summarise_answers(rows: Sequence[AnsweredRow]) -> dict[str, Any]:

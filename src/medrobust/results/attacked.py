@@ -1,18 +1,14 @@
 """Attacked images on disk: one JSON line an image, eps and defence; and what they add up to."""
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-
 from medrobust.errors import RunError
 from medrobust.levels import eps_text
-from medrobust.results.journal import Form, read, values_of
+from medrobust.results.journal import checked_form, read
 from medrobust.results.records import Scope
 from medrobust.results.tables import share_of
 
@@ -90,28 +86,7 @@ def attack_title(attack: str, norm: str, eps: float) -> str:
     return f"{attack} {norm} {eps_text(eps)}"
 
 
-def to_line(row: AttackedRow) -> str:
-    """One line of ASCII JSON with its newline: keys in the order of `AttackedRow`."""
-    return json.dumps(asdict(row), allow_nan=False) + "\n"
-
-
-def from_line(line: str) -> AttackedRow:
-    """The row of a line; raises ValueError that says what is wrong with it (JSONDecodeError where it is no JSON)."""
-    values_of(line, AttackedRow, SCHEMA_VERSION)
-    try:
-        return _reader().validate_json(line, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where + ': ' if where else ''}{first['msg']}") from error
-
-
-@cache
-def _reader() -> Any:  # a TypeAdapter, which beartype does not know
-    return TypeAdapter(AttackedRow)
-
-
-ATTACKED = Form(to_line, from_line, parts="images or defences", command="attack")
+ATTACKED = checked_form(AttackedRow, SCHEMA_VERSION, parts="images or defences", command="attack")
 
 
 def read_attacked(path: Path) -> list[AttackedRow]:

@@ -8,9 +8,12 @@ import errno
 import json
 import os
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
+
+from pydantic import TypeAdapter, ValidationError
 
 from medrobust.errors import RunError, StorageError
 
@@ -34,6 +37,29 @@ class Form(Generic[R]):
     from_line: Callable[[str], R]
     parts: str  # of a key: "images or defences"
     command: str  # that writes such rows
+
+
+def checked_form(row: Callable[..., R], version: int, *, parts: str, command: str) -> Form[R]:
+    """Of a dataclass: one line of ASCII JSON with its newline, keys in its order; types are checked when it is read."""
+
+    @cache
+    def reader() -> Any:  # a TypeAdapter, which beartype does not know
+        return TypeAdapter(cast(Any, row))
+
+    def to_line(one: R) -> str:
+        return json.dumps(asdict(one), allow_nan=False) + "\n"  # type: ignore[call-overload]
+
+    def from_line(line: str) -> R:
+        values_of(line, cast(type, row), version)
+        try:
+            found: R = reader().validate_json(line, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{where + ': ' if where else ''}{first['msg']}") from error
+        return found
+
+    return Form(to_line, from_line, parts, command)
 
 
 def values_of(line: str, row: type, version: int) -> dict[str, Any]:
