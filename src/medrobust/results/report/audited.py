@@ -93,7 +93,7 @@ def _attacks(block: Audit) -> Iterator[Check]:
                 f"{percent(part['retuned']['abstains'])} %: no promise covers this"
             )
             asked = part["retuned"]["same"]["total"]
-            yield Check("the same points, prompt tuned again there", name, part["scope"], asked, None, told)
+            yield Check("the same points, tuned again there", name, part["scope"], asked, None, told)
 
 
 def _redraws(audit: Audit) -> Iterator[Check]:
