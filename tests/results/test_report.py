@@ -11,7 +11,7 @@ import pytest
 from specimens import RADII, specimen, study
 
 from medrobust.results.report import curve_svg, markdown_table, write_report
-from medrobust.results.report.sentences import abstentions, headline
+from medrobust.results.report.sentences import abstentions, constant_answers, headline
 from medrobust.results.tables import grouped, summarise
 
 HOSTILE = "<script>alert('x')</script>\"&"
@@ -193,6 +193,21 @@ def test_abstention_is_given_its_reason(votes: int, trials: int, clean: int, sai
 def test_few_abstentions_need_no_reason() -> None:
     rows = [specimen(300, id="a"), specimen(990, id="b")]
     assert abstentions(summarise(rows, RADII), grouped(rows)[0.25]) == []
+
+
+@pytest.mark.parametrize(("scope", "alike", "warned"), [
+    ("tuned on input", 19, True), ("tuned on input", 18, False), ("model", 20, False),
+])  # fmt: skip
+def test_a_tuned_defence_that_answers_everything_alike_is_warned_of(
+    scope: str, alike: int, warned: bool, tmp_path: Path
+) -> None:
+    rows = [
+        specimen(1000 if place < alike else 999, id=str(place), defence="tuner", scope=scope) for place in range(20)
+    ]
+    found = constant_answers(summarise(rows, RADII), grouped(rows)[0.25])
+    assert [name for name, _ in found] == ["tuner"] * warned
+    text = report(tmp_path, rows=rows, examples=None)
+    assert (f"same answer on {alike} of 20 images" in text) == warned
 
 
 def test_the_headline_names_the_best_of_each_scope() -> None:

@@ -12,7 +12,7 @@ from medrobust.results.report.audited import Audit, all_findings, audit_markdown
 from medrobust.results.report.curve import attack_curve_svg, curve_svg
 from medrobust.results.report.figure import GRID, INK, PAPER
 from medrobust.results.report.markdown import markdown_table, radius_text, span
-from medrobust.results.report.sentences import abstentions, headline
+from medrobust.results.report.sentences import abstentions, constant_answers, headline
 from medrobust.results.report.together import together, together_markdown
 from medrobust.results.tables import Summary, certified, grouped, middle_radius, number_key, share
 
@@ -114,6 +114,7 @@ def _part(index: int, block: Summary, rows: dict[str, list[Row]], classes: Seque
         "middle": middle,
         "classes": _by_class(rows, classes, middle),
         "abstentions": abstentions(block, rows),
+        "constant": constant_answers(block, rows),
     }
 
 

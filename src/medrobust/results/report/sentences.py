@@ -9,6 +9,7 @@ from medrobust.results.tables import Summary, middle_radius, number_key, paired_
 from medrobust.smoothing import bounds
 
 _MANY = 0.5  # abstentions above this share get a reason
+_NEARLY_ALL = 0.9  # images on which a tuned classifier gives one answer to every noisy copy
 
 
 def headline(block: Summary, rows: Sequence[Row]) -> list[str]:
@@ -59,6 +60,19 @@ def abstentions(block: Summary, rows: dict[str, list[Row]]) -> list[tuple[str, s
         for name, part in block["abstained"].items()
         if part["value"] > _MANY and rows.get(name)
     ]
+
+
+def constant_answers(block: Summary, rows: dict[str, list[Row]]) -> list[tuple[str, str]]:
+    """Defence and warning, for each tuned on the input that answers all noisy copies alike on nearly all images."""
+    found = []
+    for name, members in rows.items():
+        alike = sum(row.prediction is not None and row.votes == row.trials for row in members)
+        if block["scope"][name] != "model" and alike > _NEARLY_ALL * len(members):
+            found.append((name, (
+                f"gives every noisy copy the same answer on {alike} of {len(members)} images: tuned on the image, it "
+                "answers nearly everything around it alike, so its radii tell of that and not of the image."
+            )))  # fmt: skip
+    return found
 
 
 def _reason(block: Summary, name: str, rows: Sequence[Row]) -> str:
