@@ -10,19 +10,15 @@ written anew, with the change against no attacked pair, and the numbers and figu
 import argparse
 import json
 import os
-import shlex
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from product import RESULTS, ROOT, carry_out, fill
 
-ROOT = Path(__file__).parents[1]
 PLAN = yaml.safe_load(Path(__file__).with_name("noise.yaml").read_text(encoding="utf-8"))
 Probed = dict[str, Any]  # as in probe.json
 DRAWS = 4000
@@ -36,45 +32,31 @@ def main() -> None:
     for seed in PLAN["seeds"]:
         for share in PLAN["shares"]:
             folder = arguments.out / "models" / f"noise-{share.removesuffix('%')}-seed-{seed}"
-            _run(arguments, folder / "noise.json", [
+            carry_out(folder / "noise.json", [
                 "pretrain", str(Path(__file__).with_name(PLAN["recipe"])), "--noise", share, "--seed", str(seed),
                 "--attack-steps", str(PLAN["attack_steps"]), "--out", str(folder),
-            ])  # fmt: skip
+            ], dry=arguments.dry, home=arguments.data)  # fmt: skip
             models.append(folder)
     for name, data in PLAN["data"].items():
         given = [text for folder in models for text in ("--model", str(folder))]
-        _run(arguments, arguments.out / name / "probe.json", [
+        carry_out(arguments.out / name / "probe.json", [
             "probe", *given, "--data", data["file"], "--task", data["task"], "--limit", str(data["images"]),
             "--set", f"shots={data['shots']}", "--eps", PLAN["eps"], "--threads", "1", "--out",
             str(arguments.out / name),
-        ])  # fmt: skip
+        ], dry=arguments.dry, home=arguments.data)  # fmt: skip
     if not arguments.dry:
         found = {name: json.loads((arguments.out / name / "probe.json").read_text()) for name in PLAN["data"]}
         _write(arguments.out, found)
-
-
-def _run(arguments: argparse.Namespace, done: Path, command: list[str]) -> None:
-    """One command of the product in the folder of the images, unless what it makes is there."""
-    print(shlex.join(["medrobust", *command]), flush=True)
-    if arguments.dry or done.exists():
-        return
-    began = time.perf_counter()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, "-m", "medrobust", *command], check=True, env=environment, stdout=subprocess.DEVNULL,
-        cwd=arguments.data,
-    )  # fmt: skip
-    print(f"{command[0]} {done.parent.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 def _write(out: Path, found: Mapping[str, Probed]) -> None:
     from medrobust.results.noise import mean_spectra
     from medrobust.results.report.probed import noise_markdown
 
-    results, blocks = ROOT / "docs" / "results", []
+    blocks = []
     told = {}
     for name, probed in found.items():
-        shutil.copyfile(out / name / "noise.svg", results / f"noise-{name}.svg")
+        shutil.copyfile(out / name / "noise.svg", RESULTS / f"noise-{name}.svg")
         changes = _changes(out / name, probed)
         spectra = {f"{100 * share:g} %": one for share, one in mean_spectra(probed["models"]).items()}
         told[name] = {"curves": probed["noise_curves"], "changes": changes, "spectra": spectra}
@@ -86,11 +68,8 @@ def _write(out: Path, found: Mapping[str, Probed]) -> None:
             _change_table(changes),
             f"Entropy of the spectrum, in nats: {entropy}.",
         ]
-    (results / "noise.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    page, begin, end = ROOT / "docs" / "results.md", "<!-- noise: begin -->", "<!-- noise: end -->"
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    page.write_text(before + "\n\n".join([begin, *blocks, end]) + after, encoding="utf-8")
+    (RESULTS / "noise.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    fill("noise", "\n\n".join(blocks))
 
 
 def _changes(folder: Path, probed: Probed) -> dict[str, dict[str, dict[str, list[float]]]]:

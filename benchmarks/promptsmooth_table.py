@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from product import RESULTS, ROOT, fill
 
 from medrobust.experiment import Choice, Experiment
 from medrobust.preparation import Reporter
@@ -25,11 +26,9 @@ from medrobust.results import Row, paired_gain, read_rows
 from medrobust.results.report.markdown import markdown_table
 from medrobust.run import run
 
-ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_name("promptsmooth_settings.yaml")
 TITLES = {"blood": "Blood cells, 28 px (8 classes)", "chest": "Chest X-rays, 28 px (2 classes)"}
 TASKS = {"blood": "bloodmnist", "chest": "pneumoniamnist"}
-BEGIN, END = "<!-- promptsmooth tables: begin -->", "<!-- promptsmooth tables: end -->"
 COMPARED = ((0.25, 0.25), (0.25, 0.5), (0.5, 0.25), (0.5, 0.5))  # sigma, radius
 
 
@@ -48,18 +47,11 @@ def main() -> None:
         if arguments.rows:
             print(parts[-1], flush=True)
             continue
-        target = ROOT / "docs" / "results" / f"promptsmooth-{name}.json"
+        target = RESULTS / f"promptsmooth-{name}.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     if not arguments.rows:
-        _fill(ROOT / "docs" / "results.md", "\n\n".join(parts))
-
-
-def _fill(page: Path, table: str) -> None:
-    """Put the tables between the page's two marks; the words around them are written by hand."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+        fill("promptsmooth tables", "\n\n".join(parts))
 
 
 def _experiment(name: str, data: str, arguments: argparse.Namespace) -> Experiment:

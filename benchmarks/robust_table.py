@@ -10,8 +10,6 @@ marks of docs/results.md are written anew, and the summaries as docs/results/rob
 import argparse
 import json
 import os
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -20,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from product import RESULTS, ROOT, carry_out, fill
 
-ROOT = Path(__file__).parents[1]
 PLAN = yaml.safe_load(Path(__file__).with_name("robust.yaml").read_text(encoding="utf-8"))
 TITLES = {
     "blood": "blood cells (learned on)",
@@ -40,14 +38,14 @@ def main() -> None:
         began = time.perf_counter()
         for commands in (fits, attacks):
             with ThreadPoolExecutor(arguments.jobs) as pool:
-                list(pool.map(lambda one: _run(*one, dry=arguments.dry), commands.items()))
+                list(pool.map(lambda one: carry_out(*one, dry=arguments.dry), commands.items()))
         if arguments.dry:
             continue
         print(f"{name}: {(time.perf_counter() - began) / 60:.0f} min", file=sys.stderr)
         summaries = {data: json.loads((out / data / "summary.json").read_text()) for data in PLAN["data"]}
-        target = ROOT / "docs" / "results" / f"robust-{name}.json"
+        target = RESULTS / f"robust-{name}.json"
         target.write_text(json.dumps(summaries, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        _fill(ROOT / "docs" / "results.md", name, _tables(plan, summaries))
+        fill(f"robust {name}", _tables(plan, summaries))
 
 
 def _fits(plan: Mapping[str, Any], arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -80,19 +78,6 @@ def _attacks(plan: Mapping[str, Any], arguments: argparse.Namespace, out: Path) 
         ]  # fmt: skip
 
 
-def _run(done: Path, command: list[str], *, dry: bool) -> None:
-    """One command of the product, unless what it makes is there."""
-    print(shlex.join(["medrobust", *command]) + "\n", end="", flush=True)  # in one piece, as two run at a time
-    if dry or done.exists():
-        return
-    began = time.perf_counter()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, "-m", "medrobust", *command], check=True, env=environment, stdout=subprocess.DEVNULL
-    )
-    print(f"{command[0]} {done.parent.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-
-
 def _tables(plan: Mapping[str, Any], summaries: Mapping[str, Any]) -> str:
     return "\n\n".join(f"**{TITLES[data]}**\n\n{_table(plan, summary)}" for data, summary in summaries.items())
 
@@ -114,14 +99,6 @@ def _share(share: Mapping[str, float]) -> str:
 
 def _text(value: Any) -> str:
     return "null" if value is None else str(value)
-
-
-def _fill(page: Path, name: str, table: str) -> None:
-    """Put the tables between the page's two marks; the words around them are written by hand."""
-    begin, end = f"<!-- robust {name}: begin -->", f"<!-- robust {name}: end -->"
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    page.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:

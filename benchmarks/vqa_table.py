@@ -8,19 +8,16 @@ docs/results.md are written anew, with exact paired tests, and the numbers as do
 
 import argparse
 import os
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from product import RESULTS, ROOT, carry_out, fill
 from scipy.stats import binomtest
 
 from medrobust.results.answered import ANSWERED, AnsweredRow
 from medrobust.results.journal import read
 
-ROOT = Path(__file__).parents[1]
 COMMAND = [
     "vqa", "--data", "vqa_rad_224.npz", "--questions", "vqa_rad_224_qa.jsonl", "--eps", "1/255", "--eps", "4/255",
     "--threads", "1",
@@ -36,21 +33,13 @@ def main() -> None:
     for name, (title, more) in TABLES.items():
         out = arguments.out / name
         command = [*COMMAND, *more, "--out", str(out)]
-        print(shlex.join(["medrobust", *command]), flush=True)
+        carry_out(out / "vqa.json", command, dry=arguments.dry, home=arguments.data)
         if arguments.dry:
             continue
-        if not (out / "vqa.json").exists():
-            subprocess.run(
-                [sys.executable, "-m", "medrobust", *command], check=True, stdout=subprocess.DEVNULL,
-                cwd=arguments.data, env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
-        shutil.copyfile(out / "vqa.json", ROOT / "docs" / "results" / f"vqa-{name}.json")
+        shutil.copyfile(out / "vqa.json", RESULTS / f"vqa-{name}.json")
         blocks += [f"### {title}", (out / "vqa.md").read_text(encoding="utf-8").strip(), _paired(out)]
     if blocks:
-        page, begin, end = ROOT / "docs" / "results.md", "<!-- vqa: begin -->", "<!-- vqa: end -->"
-        before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-        after = rest.partition(end)[2]
-        page.write_text(before + "\n\n".join([begin, *blocks, end]) + after, encoding="utf-8")
+        fill("vqa", "\n\n".join(blocks))
 
 
 def _paired(out: Path) -> str:

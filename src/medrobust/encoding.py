@@ -96,10 +96,10 @@ def _maker(wanted: Encoding, say: Say) -> Callable[[Encode, Image], NoisyEncoder
     return make
 
 
-def _again(wanted: Encoding) -> Callable[[NoisyEncoder, Encode], NoisyEncoder]:
+def _again(wanted: Encoding) -> Callable[[Encode], NoisyEncoder]:
     """The lean path for another tower of the form of one that was found equal on it; nothing is compared anew."""
 
-    def again(_like: NoisyEncoder, encode: Encode) -> NoisyEncoder:
+    def again(encode: Encode) -> NoisyEncoder:
         return lean_encoder(_vit_of(encode), dtype=wanted.dtype, compile=bool(wanted.compile))
 
     return again

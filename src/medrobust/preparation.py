@@ -176,6 +176,11 @@ def keep_environment(
     return found
 
 
+def record_of(model: Clip) -> dict[str, str | None]:
+    """What names a model, and under which licence it is."""
+    return {"name": model.name, "sha256": model.sha256, "revision": model.revision, "licence": model.licence}
+
+
 def environment_of(bench: Bench, states: Mapping[str, str], sampler: Sampler | None = None) -> dict[str, Any]:
     """Versions, kernels, model, task and states: what a run's numbers come from."""
     model, task = bench.model, bench.task
@@ -189,12 +194,7 @@ def environment_of(bench: Bench, states: Mapping[str, str], sampler: Sampler | N
         }
     return {
         "environment": environment,
-        "model": {
-            "name": model.name,
-            "sha256": model.sha256,
-            "revision": model.revision,
-            "licence": model.licence,
-        },
+        "model": record_of(model),
         "task": {
             "name": task.name,
             "title": task.title,

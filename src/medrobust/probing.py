@@ -16,6 +16,7 @@ from medrobust.attacking.settings import check
 from medrobust.attacks.attack import in_batches
 from medrobust.data import Dataset
 from medrobust.defences import DEFENCES
+from medrobust.defences.spread import spread
 from medrobust.errors import ConfigError, nearest
 from medrobust.experiment import Choice, Experiment
 from medrobust.files import replace_text
@@ -49,8 +50,8 @@ def probe(
     found: dict[str, Any] = {}
     for name, model in zip(names, models, strict=True):
         own = experiment.model_copy(update={"model": model})
-        summary = attack(own, settings, out / name, reporter=reporter)
         bench = prepare(own)
+        summary = attack(own, settings, out / name, reporter=reporter, bench=bench)
         found[name] = {
             "model": model,
             "sha256": bench.model.sha256,
@@ -82,15 +83,7 @@ def recipes_of(names: Sequence[str], settings: Mapping[str, Any]) -> list[Choice
     for name in names:
         if name not in heads:
             raise ConfigError(f"no recipe {name!r}{nearest(name, heads)}; there are {', '.join(heads)}")
-    known = {f"{name}.{key}": (name, key) for name in names for key in DEFENCES[name].settings.model_fields}
-    chosen: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for given in sorted(settings, key=lambda text: "." in text):  # what is said of one is read last, and wins
-        places = [place for full, place in known.items() if given in (full, place[1])]
-        if not places:
-            keys = dict.fromkeys(key for _, key in known.values())
-            raise ConfigError(f"none of {', '.join(names)} has a setting {given!r}{nearest(given, [*keys, *known])}")
-        for name, key in places:
-            chosen[name][key] = settings[given]
+    chosen = spread({name: DEFENCES[name].settings.model_fields for name in names}, settings)
     return [Choice(name=name, settings=values) for name, values in chosen.items()]
 
 

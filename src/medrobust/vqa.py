@@ -14,12 +14,12 @@ from medrobust.asking import Asking, Room, announcement, claim, enter
 from medrobust.data.vqa import majority
 from medrobust.defences.adaptation import digest
 from medrobust.defences.questions import Asked
-from medrobust.defences.recipes import Settings, make_recipes
+from medrobust.defences.recipes import Settings, make_recipe
 from medrobust.environment import describe
 from medrobust.errors import RunError
 from medrobust.files import replace_text
 from medrobust.models.clip import Clip
-from medrobust.preparation import Reporter, check_same
+from medrobust.preparation import Reporter, check_same, record_of
 from medrobust.questioning import Learned, answer_batch, learn_or_load
 from medrobust.results import Journal
 from medrobust.results.answered import ANSWERED, AnsweredKey, AnsweredRow, answers_table, summarise_answers
@@ -35,8 +35,7 @@ def ask(asking: Asking, out: Path, *, reporter: Reporter | None = None) -> dict[
     An interrupted run goes on where it stopped. Raises MedrobustError, with everything already written intact.
     """
     tell = reporter or Reporter()
-    flat = {f"{name}.{key}": value for name, chosen in asking.recipes.items() for key, value in chosen.items()}
-    settings = make_recipes(list(asking.recipes), flat)
+    settings = {name: make_recipe(name, chosen) for name, chosen in asking.recipes.items()}
     claim(out, asking)
     room = enter(asking)
     for line in announcement(asking, room):
@@ -131,12 +130,7 @@ def keep_environment(out: Path, model: Clip, learned: Sequence[Learned]) -> None
     path = out / "environment.json"
     found = {
         "environment": describe(model.device, threads=torch.get_num_threads()),
-        "model": {
-            "name": model.name,
-            "sha256": model.sha256,
-            "revision": model.revision,
-            "licence": model.licence,
-        },
+        "model": record_of(model),
         "states": {one.name: digest(one.state) for one in learned},
     }
     if (out / "answered.jsonl").exists():

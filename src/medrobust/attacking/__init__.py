@@ -13,28 +13,33 @@ from medrobust.attacks.losses import wrong
 from medrobust.attacks.search import answer
 from medrobust.experiment import Experiment
 from medrobust.fitting import fit_all
-from medrobust.preparation import Reporter, check_settings, claim, keep_environment, keep_experiment, prepare
+from medrobust.preparation import Bench, Reporter, check_settings, claim, keep_environment, keep_experiment, prepare
 from medrobust.results import Journal
 from medrobust.results.attacked import ATTACKED
 from medrobust.results.folder import republish
 
 
 def attack(
-    experiment: Experiment, settings: AttackSettings, out: Path, *, reporter: Reporter | None = None
+    experiment: Experiment,
+    settings: AttackSettings,
+    out: Path,
+    *,
+    reporter: Reporter | None = None,
+    bench: Bench | None = None,
 ) -> dict[str, Any]:
     """Attack every image of an experiment under every defence; an interrupted attack goes on where it stopped.
 
     With several eps, an image broken at one counts as broken at all larger ones, and is not attacked there.
     The classifier attacked is the one deployed without noise. Where a prompt is tuned on the input, it is attacked
-    frozen, as it was tuned on the clean image. The summary comes back. Raises MedrobustError, with everything already
-    written intact.
+    frozen, as it was tuned on the clean image. `bench`: the experiment's, where it is prepared. The summary
+    comes back. Raises MedrobustError, with everything already written intact.
     """
     tell = reporter or Reporter()
     check_settings(experiment)
     check(settings, experiment)
     claim(out, experiment, attack=True)
     claim_settings(out, settings)
-    bench = prepare(experiment)
+    bench = bench or prepare(experiment)
     siege = Siege(bench, (), settings, attacks_of(settings, len(bench.task.classes)), tell)
     for line in announcement(siege):
         tell.say(line)

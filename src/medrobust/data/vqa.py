@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from medrobust.data.sources.rows import Cells, csv_cells, json_cells, text_of
+from medrobust.data.sources.rows import Cells, csv_cells, json_cells, reading, text_of
 from medrobust.errors import DataError
 
 Kind = Literal["closed", "open"]
@@ -230,17 +230,13 @@ def _cells(path: Path) -> list[Cells]:
     suffix = path.suffix.lower()
     if suffix not in (".json", ".jsonl", ".csv"):
         raise DataError(f"{path} is no file of questions; expected .json, .jsonl or .csv")
-    try:
+    with reading(str(path)):
         if suffix == ".csv":
             rows = csv_cells(path)[1]
         elif suffix == ".jsonl":
             rows = json_cells(path, expected="question and answer")
         else:
             rows = [Cells(number, values) for number, values in enumerate(_entries(path), 1)]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     if not rows:
         raise DataError(f"{path} holds no question")
     return rows

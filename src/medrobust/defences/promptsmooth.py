@@ -4,6 +4,7 @@ Reference: Hussein et al., "PromptSmooth: certifying robustness of medical visio
 MICCAI 2024, arXiv 2408.16769. One prompt serves every noise level.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,7 +17,17 @@ from medrobust.defences.adaptation import merged
 from medrobust.defences.context import ContextSettings, learn_context
 from medrobust.defences.heads import CosineHead, PromptHead, prompt_head, start_context, text_prototypes
 from medrobust.training import Progress
-from medrobust.types import Classifier, Context, Defence, Features, Image, Images, State, VisionLanguageModel
+from medrobust.types import (
+    Classifier,
+    Context,
+    Defence,
+    Features,
+    Image,
+    Images,
+    Logits,
+    State,
+    VisionLanguageModel,
+)
 
 Mode = Literal["few-shot", "zero-shot", "combined"]
 
@@ -89,15 +100,24 @@ def noisy_copies(image: Image, *, sigma: float, draws: int, generator: torch.Gen
 
 def sharpen(head: PromptHead, features: Features, *, lr: float, steps: int) -> Context:
     """AdamW steps on the entropy of the mean prediction, from the head's own context; the head stays as it is."""
-    context = head.context.clone().requires_grad_(True)
-    optimiser = torch.optim.AdamW([context], lr=lr)
+
+    def logits(prompts: State) -> Logits:
+        prototypes = text_prototypes(head.model, head.names, prompts["context"])
+        return CosineHead(prototypes, head.model.logit_scale)(features)
+
+    return surest({"context": head.context}, logits, lr=lr, steps=steps)["context"]
+
+
+def surest(start: State, logits: Callable[[State], Logits], *, lr: float, steps: int) -> State:
+    """AdamW steps on the entropy of the mean prediction over the draws, from `start`, which stays as it is."""
+    state = {key: value.clone().requires_grad_(True) for key, value in start.items()}
+    optimiser = torch.optim.AdamW(list(state.values()), lr=lr)
     with torch.enable_grad():
         for _ in range(steps):
             optimiser.zero_grad(set_to_none=True)
-            logits = CosineHead(text_prototypes(head.model, head.names, context), head.model.logit_scale)(features)
-            entropy_of_mean(logits.log_softmax(dim=-1)).backward()
+            entropy_of_mean(logits(state).log_softmax(dim=-1)).backward()
             optimiser.step()
-    return context.detach()
+    return {key: value.detach() for key, value in state.items()}
 
 
 def entropy_of_mean(log_probabilities: Float[Tensor, "*groups draws classes"]) -> Float[Tensor, "*groups"]:

@@ -16,10 +16,11 @@ from torch.func import functional_call
 
 from medrobust.data.sources import shots
 from medrobust.data.task import Dataset, Task
-from medrobust.defences.adaptation import changed, changed_weights, merged, on, starting_state
+from medrobust.defences.adaptation import changed, changed_weights, on, starting_state
 from medrobust.defences.context import add_noise, first_context, learn_prompts
-from medrobust.defences.heads import CosineHead, prompt_head, template_prototypes
-from medrobust.defences.promptsmooth import PromptSmooth, entropy_of_mean, noisy_copies
+from medrobust.defences.coop import coop
+from medrobust.defences.promptsmooth import PromptSmooth, noisy_copies, surest
+from medrobust.defences.zero_shot import zero_shot
 from medrobust.models.prompting import PromptedVision
 from medrobust.smoothing.sampling import Variant
 from medrobust.training import Progress
@@ -55,10 +56,9 @@ def promptsmooth_plus(settings: PromptSmoothPlus | None = None) -> Defence:
 
     def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
         if zero:  # prompts of a few-shot state are left aside, a tower that was taught is not
-            base = merged(model, {key: value for key, value in state.items() if not key.startswith("prompt.")})
-            return Classifier(base.encode_image, CosineHead(template_prototypes(base, task), base.logit_scale))
-        base = merged(model, state)
-        return Classifier(base.encode_image, prompt_head(base, task, state["context"].to(base.device)))
+            tower = {key: value for key, value in state.items() if not key.startswith("prompt.")}
+            return zero_shot().apply(model, task, tower)
+        return coop().apply(model, task, state)
 
     def tune(classifier: Classifier, image: Image, *, sigma: float, generator: torch.Generator) -> Classifier:
         model = getattr(classifier.encode, "__self__", None)
@@ -79,15 +79,11 @@ def sharpen_tower(
     vision: nn.Module, head: Callable[[Features], Logits], noisy: Images, start: State, *, lr: float, steps: int
 ) -> State:
     """AdamW steps on the entropy of the mean prediction, over deltas of the tower; the tower stays as it is."""
-    deltas = {key: value.clone().requires_grad_(True) for key, value in start.items()}
-    optimiser = torch.optim.AdamW(list(deltas.values()), lr=lr)
-    with torch.enable_grad():
-        for _ in range(steps):
-            optimiser.zero_grad(set_to_none=True)
-            features = functional_call(vision, changed_weights(vision, deltas), (noisy,))
-            entropy_of_mean(head(features).log_softmax(dim=-1)).backward()
-            optimiser.step()
-    return {key: value.detach() for key, value in deltas.items()}
+
+    def logits(deltas: State) -> Logits:
+        return head(functional_call(vision, changed_weights(vision, deltas), (noisy,)))
+
+    return surest(start, logits, lr=lr, steps=steps)
 
 
 @torch.no_grad()

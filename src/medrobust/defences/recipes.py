@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 from medrobust.defences.fusion import Fusion
 from medrobust.defences.probe import Before, LinearProbe, MlpProbe, as_it_is, hidden_layer
 from medrobust.defences.ran import NmTune, Ran, rectified
+from medrobust.defences.spread import spread
 from medrobust.errors import ConfigError, nearest
 
 
@@ -79,13 +80,5 @@ def make_recipes(names: Sequence[str], settings: Mapping[str, Any]) -> dict[str,
     plain = {name: make_recipe(name, {}) for name in names}
     if len(plain) < len(names):
         raise ConfigError(f"a recipe is named twice in {', '.join(names)}; name each once")
-    chosen: dict[str, dict[str, Any]] = {name: {} for name in names}
-    known = {f"{name}.{key}": (name, key) for name, one in plain.items() for key in type(one).model_fields}
-    for given in sorted(settings, key=lambda text: "." in text):
-        places = [place for full, place in known.items() if given in (full, place[1])]
-        if not places:
-            keys = dict.fromkeys(key for _, key in known.values())
-            raise ConfigError(f"none of {', '.join(names)} has a setting {given!r}{nearest(given, [*keys, *known])}")
-        for name, key in places:
-            chosen[name][key] = settings[given]
+    chosen = spread({name: type(one).model_fields for name, one in plain.items()}, settings)
     return {name: make_recipe(name, values) for name, values in chosen.items()}

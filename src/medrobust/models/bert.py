@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from medrobust.models.clip import Source
-from medrobust.models.filling import configured, filled, shape_of
+from medrobust.models.filling import configured, depth, filled, shape_of
 
 _HEAD = 64  # numbers a head in every BERT of the base and large kind
 PAD = 0
@@ -47,14 +47,3 @@ def read_bert(source: Source, tensors: Mapping[str, Tensor], *, prefix: str, wha
         add_pooling_layer=pooler,
     )  # fmt: skip
     return network.to(source.device)
-
-
-def depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered layers there are below a prefix.
-
-    >>> import torch
-    >>> depth({"layer.0.weight": torch.ones(1), "layer.1.weight": torch.ones(1), "norm": torch.ones(1)}, "layer.")
-    2
-    """
-    numbers = (key.removeprefix(prefix).partition(".")[0] for key in tensors if key.startswith(prefix))
-    return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)

@@ -22,7 +22,7 @@ from medrobust.models.inputs import read_preprocess as read_preprocess
 from medrobust.models.parts import read_vit
 from medrobust.models.prompting import HasTokens, deepened, inserted, token_rows
 from medrobust.models.texts import CAUSAL, Reading, layers_of, pool
-from medrobust.models.towers import TokenTower
+from medrobust.models.towers import TokenTower, keep_statistics, normalised
 from medrobust.models.weights import Weights
 from medrobust.types import Context, DeepContext, Features, Images, Preprocess, PromptShape
 from medrobust.vit import Activation, NotAViT, ViT
@@ -51,14 +51,11 @@ class VisionTower(nn.Module):
         super().__init__()
         self.tower = tower
         self.projection = projection
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        keep_statistics(self, mean, std)
 
     def forward(self, images: Images) -> Features:
         """Features in float32, not normalised to unit length."""
-        dtype = next(self.projection.parameters()).dtype
-        pixels = ((images - self.mean) / self.std).to(dtype)
-        return self.projection(self.tower(pixel_values=pixels).pooler_output).float()
+        return self.projection(self.tower(pixel_values=normalised(self, images)).pooler_output).float()
 
     @property
     def _tower(self) -> Any:  # CLIPVisionModel of transformers

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from medrobust.errors import ModelError
 from medrobust.models.clip import Clip, Source
 from medrobust.models.filling import refuse_keys
-from medrobust.models.inputs import CLIP_MEAN, CLIP_STD, Tokenize
+from medrobust.models.inputs import CLIP_MEAN, CLIP_STD, Tokenize, calling
 from medrobust.models.texts import Reading
 from medrobust.models.towers import keep_statistics, normalised
 from medrobust.types import Features, Images, Preprocess
@@ -91,9 +91,7 @@ def load_conch(source: Source) -> Clip:
 
 
 def _tokenizer(tokenizer: Any, name: str) -> Tokenize:
-    def tokenize(text: str) -> list[int]:
-        return list(tokenizer(text, truncation=False, verbose=False)["input_ids"])
-
+    tokenize = calling(tokenizer)
     if [tokenize("a")[0], tokenize("a")[-1]] != [tokenizer.bos_token_id, tokenizer.eos_token_id]:
         raise ModelError(f"{name}: the package's tokenizer puts no markers around a text; another version is installed")
     return tokenize

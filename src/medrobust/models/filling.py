@@ -9,6 +9,14 @@ from torch import Tensor, nn
 
 from medrobust.errors import ModelError
 
+LARGEST_ENDS = {"bos_token_id": None, "eos_token_id": 2}  # a CLIP's text ends with its largest id
+
+
+def sizes_of(width: int, layers: int, *, heads: int, inner: int) -> dict[str, int]:
+    """The sizes of a tower by the names of transformers."""
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    return dict(zip(names, (width, layers, heads, inner), strict=True))
+
 
 def configured(make: Callable[..., Any], *given: Any, name: str, what: str, **sizes: Any) -> Any:
     """A configuration of transformers, or of a folder; raises ModelError where its numbers do not go together."""
@@ -74,6 +82,17 @@ def shape_of(
     if len(shape) != sides:
         raise ModelError(f"{name}: {prefix + key} has shape {list(shape)}, expected {sides} sides; it is not a {what}")
     return shape
+
+
+def depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered layers there are below a prefix.
+
+    >>> import torch
+    >>> depth({"layer.0.weight": torch.ones(1), "layer.1.weight": torch.ones(1), "norm": torch.ones(1)}, "layer.")
+    2
+    """
+    numbers = (key.removeprefix(prefix).partition(".")[0] for key in tensors if key.startswith(prefix))
+    return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
 
 
 def taken(tensors: Mapping[str, Tensor], key: str, shape: tuple[int, ...], *, name: str, what: str) -> Tensor:

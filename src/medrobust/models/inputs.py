@@ -68,7 +68,7 @@ def clip_tokenizer(folder: Path, name: str, eos: int | list[int]) -> Tokenize:
             f"{folder} has no tokenizer.json and no vocab.json with merges.txt; copy them there, from the model's page "
             "or from any CLIP with the same words (openai/clip-vit-base-patch32)"
         )
-    tokenize = _calling(CLIPTokenizer.from_pretrained(folder))
+    tokenize = calling(CLIPTokenizer.from_pretrained(folder))
     end = tokenize("a")[-1]
     if eos not in (2, end):  # 2 stands for the rule of old configs: the largest id ends the text
         raise ModelError(f"{name}: its tokenizer ends a text with token {end}, its config expects {eos}")
@@ -87,7 +87,7 @@ def bert_tokenizer(folder: Path, words: int, source: str) -> Tokenize:
     tokenizer = BertTokenizer.from_pretrained(folder)
     if len(tokenizer) > words:
         raise ModelError(f"{folder}: its tokenizer has {len(tokenizer)} words, the text tower knows {words}")
-    return _calling(tokenizer)
+    return calling(tokenizer)
 
 
 def siglip_tokenizer(folder: Path, name: str) -> Tokenize:
@@ -101,7 +101,7 @@ def siglip_tokenizer(folder: Path, name: str) -> Tokenize:
         raise ModelError(
             f"{folder} has no tokenizer.json; copy it there from the model's page (spiece.model alone is not read)"
         )
-    raw = _calling(PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json")))
+    raw = calling(PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json")))
     config = folder / "tokenizer_config.json"
     said = read_json(config) if config.is_file() else {}
     first = str(said.get("tokenizer_class", "SiglipTokenizer")).startswith("SiglipTokenizer")  # later ones keep commas
@@ -119,7 +119,9 @@ def plain_words(text: str) -> str:
     return " ".join(re.sub(f"[{re.escape(string.punctuation)}]", "", text.lower()).split())
 
 
-def _calling(tokenizer: Any) -> Tokenize:
+def calling(tokenizer: Any) -> Tokenize:
+    """Whole token ids of a text, with the tokenizer's own markers."""
+
     def tokenize(text: str) -> list[int]:
         return list(tokenizer(text, truncation=False, verbose=False)["input_ids"])
 

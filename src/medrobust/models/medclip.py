@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from medrobust.errors import ModelError
-from medrobust.models.bert import PAD, depth, read_bert
+from medrobust.models.bert import PAD, read_bert
 from medrobust.models.clip import Clip, Source
 from medrobust.models.filling import (
     configured,
+    depth,
     filled,
     part_of,
     projection,

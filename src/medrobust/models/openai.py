@@ -7,9 +7,8 @@ learning", Nature Biomedical Engineering 2022.
 from typing import Any
 
 from medrobust.errors import ModelError
-from medrobust.models.bert import depth
 from medrobust.models.clip import Clip, Source, clip_of
-from medrobust.models.filling import configured, shape_of
+from medrobust.models.filling import LARGEST_ENDS, configured, depth, shape_of, sizes_of
 from medrobust.models.inputs import Pixels
 from medrobust.models.renaming import clip_table, renamed
 from medrobust.types import Canvas, Preprocess
@@ -60,15 +59,9 @@ def _config(source: Source, tensors: dict[str, Any]) -> Any:
         | {"patch_size": patch[-1], "image_size": patch[-1] * round((positions[0] - 1) ** 0.5)},
         text_config=shared | _sizes(words[-1], text_inner[0], depth(tensors, "transformer.resblocks."))
         | {"vocab_size": words[0], "max_position_embeddings": places[0]}
-        | {"bos_token_id": None, "eos_token_id": 2},  # a text ends with its largest id
+        | LARGEST_ENDS,
     )  # fmt: skip
 
 
 def _sizes(width: int, inner: int, layers: int) -> dict[str, int]:
-    heads = max(1, width // _HEAD)
-    return {
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": inner,
-    }
+    return sizes_of(width, layers, heads=max(1, width // _HEAD), inner=inner)

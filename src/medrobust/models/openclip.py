@@ -6,7 +6,7 @@ from typing import Any
 from medrobust.errors import ModelError
 from medrobust.models.biomedclip import load_biomedclip
 from medrobust.models.clip import Clip, Source, clip_of
-from medrobust.models.filling import configured
+from medrobust.models.filling import LARGEST_ENDS, configured, sizes_of
 from medrobust.models.inputs import CLIP_MEAN, CLIP_STD, Pixels, read_json
 from medrobust.models.renaming import Table, clip_table, renamed
 from medrobust.types import Interpolation, Preprocess
@@ -68,19 +68,15 @@ def _clip(source: Source, model: dict[str, Any], path: Path) -> tuple[Any, Table
         | {"image_size": vision["image_size"], "patch_size": vision["patch_size"]},
         text_config=shared | _sizes(text, text["heads"])
         | {"max_position_embeddings": text["context_length"], "vocab_size": text["vocab_size"]}
-        | {"bos_token_id": None, "eos_token_id": 2},  # a text ends with its largest id
+        | LARGEST_ENDS,
     )  # fmt: skip
     prefix = "text." if "text.token_embedding.weight" in source.weights.tensors else ""
     return config, clip_table(vision["layers"], text["layers"], text=prefix)
 
 
 def _sizes(tower: dict[str, Any], heads: int) -> dict[str, int]:
-    return {
-        "hidden_size": tower["width"],
-        "num_hidden_layers": tower["layers"],
-        "num_attention_heads": heads,
-        "intermediate_size": int(tower["width"] * tower["mlp_ratio"]),
-    }
+    width = tower["width"]
+    return sizes_of(width, tower["layers"], heads=heads, inner=int(width * tower["mlp_ratio"]))
 
 
 def _pixels(said: dict[str, Any], size: int, path: Path) -> Pixels:

@@ -49,7 +49,7 @@ def read_vit(vision: nn.Module, tower: Any, projection: Any, mean: Tensor, std: 
         class_token=class_token,
         positions=positions,
         pre_norm=_norm(tower.pre_layrnorm) if clip else None,  # transformers' own spelling
-        blocks=tuple(_block(layer) if clip else _vit_block(layer) for layer in layers),
+        blocks=tuple(_clip_block(layer) if clip else _vit_block(layer) for layer in layers),
         post_norm=_norm(tower.post_layernorm if clip else tower.layernorm),
         projection=_linear(projection),
         mean=mean.flatten(),
@@ -104,31 +104,24 @@ def _patch_weight(layer: nn.Conv2d) -> Tensor:
     return layer.weight
 
 
-def _block(layer: Any) -> Block:
-    attention = layer.self_attn
-    return Block(
-        norm1=_norm(layer.layer_norm1),
-        query=_linear(attention.q_proj),
-        key=_linear(attention.k_proj),
-        value=_linear(attention.v_proj),
-        out=_linear(attention.out_proj),
-        norm2=_norm(layer.layer_norm2),
-        fc1=_linear(layer.mlp.fc1),
-        fc2=_linear(layer.mlp.fc2),
-    )
+def _clip_block(layer: Any) -> Block:
+    return _block(layer.self_attn, layer.self_attn.out_proj, layer.layer_norm1, layer.layer_norm2, layer.mlp)
 
 
 def _vit_block(layer: Any) -> Block:
-    attention = layer.attention
+    return _block(layer.attention, layer.attention.o_proj, layer.layernorm_before, layer.layernorm_after, layer.mlp)
+
+
+def _block(attention: Any, out: Any, norm1: Any, norm2: Any, mlp: Any) -> Block:
     return Block(
-        norm1=_norm(layer.layernorm_before),
+        norm1=_norm(norm1),
         query=_linear(attention.q_proj),
         key=_linear(attention.k_proj),
         value=_linear(attention.v_proj),
-        out=_linear(attention.o_proj),
-        norm2=_norm(layer.layernorm_after),
-        fc1=_linear(layer.mlp.fc1),
-        fc2=_linear(layer.mlp.fc2),
+        out=_linear(out),
+        norm2=_norm(norm2),
+        fc1=_linear(mlp.fc1),
+        fc2=_linear(mlp.fc2),
     )
 
 

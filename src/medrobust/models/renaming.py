@@ -72,26 +72,29 @@ def vit_table(layers: int) -> Table:
     for kind in _KINDS:
         table[f"patch_embed.proj.{kind}"] = To((f"embeddings.patch_embeddings.projection.{kind}",))
         table[f"norm.{kind}"] = To((f"layernorm.{kind}",))
-        for number in range(layers):
-            old, new = f"blocks.{number}", f"layers.{number}"
-            table[f"{old}.attn.qkv.{kind}"] = _query_key_value(f"{new}.attention", kind)
-            for one, other in {
-                "norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.o_proj",
-                "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
-            }.items():  # fmt: skip
-                table[f"{old}.{one}.{kind}"] = To((f"{new}.{other}.{kind}",))
+    names = {
+        "norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.o_proj",
+        "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
+    }  # fmt: skip
+    for number in range(layers):
+        table |= _block(f"blocks.{number}", f"layers.{number}", "attn.qkv.", "attention", names)
     return table
 
 
 def _resblock(old: str, new: str) -> Table:
+    names = {
+        "ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj",
+        "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
+    }  # fmt: skip
+    return _block(old, new, "attn.in_proj_", "self_attn", names)
+
+
+def _block(old: str, new: str, fused: str, attention: str, names: Mapping[str, str]) -> Table:
+    """One layer; `fused`: what queries, keys and values together are called."""
     table: Table = {}
     for kind in _KINDS:
-        table[f"{old}.attn.in_proj_{kind}"] = _query_key_value(f"{new}.self_attn", kind)
-        for one, other in {
-            "ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj",
-            "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
-        }.items():  # fmt: skip
-            table[f"{old}.{one}.{kind}"] = To((f"{new}.{other}.{kind}",))
+        table[f"{old}.{fused}{kind}"] = _query_key_value(f"{new}.{attention}", kind)
+        table |= {f"{old}.{one}.{kind}": To((f"{new}.{other}.{kind}",)) for one, other in names.items()}
     return table
 
 

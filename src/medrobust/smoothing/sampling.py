@@ -73,7 +73,7 @@ class Sampler:
 
     batch: int = 64
     make: Callable[[Encode, Image], NoisyEncoder] | None = None
-    again: Callable[[NoisyEncoder, Encode], NoisyEncoder] | None = None
+    again: Callable[[Encode], NoisyEncoder] | None = None
     _made: list[tuple[Encode, tuple[int, ...], NoisyEncoder]] = field(default_factory=list)
 
     def encoder(self, encode: Encode, image: Image) -> NoisyEncoder:
@@ -83,7 +83,7 @@ class Sampler:
             like = self.encoder(encode.like, image)
             if isinstance(like, PixelNoise) or self.again is None:
                 return PixelNoise(encode.encode, size)
-            return self.again(like, encode.encode)
+            return self.again(encode.encode)
         for known, shape, made in self._made:
             if known == encode and shape == size:
                 return made

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medrobust.data.sources.folder import SUFFIXES
-from medrobust.data.sources.rows import Cells, check_ids, csv_cells, json_cells, text_of
+from medrobust.data.sources.rows import Cells, check_ids, csv_cells, json_cells, reading, text_of
 from medrobust.errors import DataError, nearest
 from medrobust.upstream.statements import is_question, statements
 
@@ -93,12 +93,8 @@ def _table(path: Path) -> list[Cells]:
     kind = path.suffix.lower()
     if kind not in (".csv", ".jsonl"):
         raise DataError(f"captions are read from a .csv or .jsonl file, got {path}")
-    try:
+    with reading(f"captions {path}", are="are", them="them"):
         return json_cells(path, expected="an id and a caption") if kind == ".jsonl" else csv_cells(path)[1]
-    except OSError as error:
-        raise DataError(f"captions {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"captions {path} are not UTF-8 text (byte {error.start}); save them as UTF-8") from error
 
 
 def _listed(columns: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from medrobust.data.sources.manifest import list_manifest
 from medrobust.data.sources.medmnist import find_archive, is_archive_name
 from medrobust.data.sources.phantom import is_phantom, open_phantom
 from medrobust.data.sources.selection import shots
-from medrobust.data.task import Dataset, Task, load_task
+from medrobust.data.task import Dataset, Task
 from medrobust.errors import DataError
 from medrobust.types import Preprocess
 
@@ -41,7 +41,7 @@ def open_dataset(
     """
     name, path = str(source), Path(source)
     if is_phantom(name):
-        return open_phantom(name, task or load_task("phantom"), preprocess=preprocess, split=split, limit=limit)
+        return open_phantom(name, task, preprocess=preprocess, split=split, limit=limit)
     if is_archive_name(name):
         archive = find_archive(name)
         task = task or task_of(archive)

@@ -13,8 +13,8 @@ from medrobust.data.sources.archive import read_split, splits_of, task_of
 from medrobust.data.sources.folder import SPLITS, SUFFIXES
 from medrobust.data.sources.manifest import read_rows
 from medrobust.data.sources.medmnist import find_archive, is_archive_name
-from medrobust.data.sources.phantom import COUNTS, count_of, is_phantom
-from medrobust.data.task import Task, load_task
+from medrobust.data.sources.phantom import COUNTS, count_of, is_phantom, phantom_task
+from medrobust.data.task import Task
 from medrobust.errors import DataError, TaskError
 
 EVERY = "every"  # the split of images that belong to all splits
@@ -135,10 +135,8 @@ def _archive(path: Path, task: Task | None) -> Inventory:
 
 
 def _phantom(source: str, task: Task | None) -> Inventory:
-    phantom = load_task("phantom")
-    task, size = task or phantom, len(phantom.classes)
-    if task.classes != phantom.classes:
-        raise TaskError(f"the phantom has the classes {phantom.describe()}, task {task.name} has {task.describe()}")
+    task = phantom_task(task)
+    size = len(task.classes)
 
     def drawn(target: int, item: str) -> Decoded:
         from medrobust.data.phantom import draw  # the only source that needs it

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medrobust.data.sources.files import LabelledFile
-from medrobust.data.sources.rows import Cells, check_ids, csv_cells, json_cells, text_of
+from medrobust.data.sources.rows import Cells, check_ids, csv_cells, json_cells, reading, text_of
 from medrobust.data.task import Task
 from medrobust.errors import DataError, TaskError
 
@@ -40,14 +40,10 @@ def list_manifest(manifest: Path, task: Task, split: str) -> list[LabelledFile]:
 
 def read_rows(manifest: Path) -> list[Row]:
     """All rows, with no look at the files that they name. Raises `DataError` for what is no manifest."""
-    try:
+    with reading(f"manifest {manifest}"):
         if manifest.suffix.lower() == ".jsonl":
             return [_row(row, manifest) for row in json_cells(manifest, expected="path and label")]
         return _csv_rows(manifest)
-    except OSError as error:
-        raise DataError(f"manifest {manifest} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"manifest {manifest} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
 def _file(row: Row, manifest: Path, task: Task) -> LabelledFile:

@@ -14,15 +14,13 @@ def is_phantom(name: str) -> bool:
     return name == "phantom" or name.startswith("phantom:")
 
 
-def open_phantom(name: str, task: Task, *, preprocess: Preprocess, split: str, limit: int | None) -> Dataset:
+def open_phantom(name: str, task: Task | None, *, preprocess: Preprocess, split: str, limit: int | None) -> Dataset:
     """`phantom`, or `phantom:COUNT`, whose image i is of class i modulo 8.
 
     Raises `DataError` when the count or the split is unknown, `TaskError` when the task has other classes.
     """
     count = count_of(name, split)
-    phantom = load_task("phantom")
-    if task.classes != phantom.classes:
-        raise TaskError(f"the phantom has the classes {phantom.describe()}, task {task.name} has {task.describe()}")
+    task = phantom_task(task)
     chosen = balanced([i % len(task.classes) for i in range(count)], limit)
     ids = tuple(f"{split}/{i}" for i in chosen)
     targets = tuple(i % len(task.classes) for i in chosen)
@@ -33,6 +31,14 @@ def open_phantom(name: str, task: Task, *, preprocess: Preprocess, split: str, l
         return from_array(draw(targets[i], seed=0, item=ids[i]), preprocess)
 
     return Dataset(task=task, ids=ids, targets=targets, read=read, source=name, split=split)
+
+
+def phantom_task(task: Task | None) -> Task:
+    """That task, or the phantom's own. Raises `TaskError` where it has other classes."""
+    own = load_task("phantom")
+    if task is not None and task.classes != own.classes:
+        raise TaskError(f"the phantom has the classes {own.describe()}, task {task.name} has {task.describe()}")
+    return task or own
 
 
 def count_of(name: str, split: str) -> int:

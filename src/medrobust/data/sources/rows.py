@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,17 @@ class Cells(NamedTuple):
 
     line: int
     values: dict[str, Any]
+
+
+@contextmanager
+def reading(what: str, *, are: str = "is", them: str = "it") -> Iterator[None]:
+    """Raise `DataError`, in words, where a file of rows cannot be opened or is no UTF-8 text."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{what} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{what} {are} not UTF-8 text (byte {error.start}); save {them} as UTF-8") from error
 
 
 def csv_cells(path: Path) -> tuple[list[str], list[Cells]]:

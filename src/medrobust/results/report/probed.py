@@ -25,7 +25,8 @@ def write_probe_page(folder: Path, result: Probed) -> Path:
     The same result gives the same bytes. Raises RunError where the folder cannot be written.
     """
     spectra, figures = mean_spectra(result["models"]), {}
-    panels = [partial(_over_share, result=result, title=title) for title in titles(result)]
+    shown = columns(result)
+    panels = [partial(_over_share, result=result, title=title, told=told) for title, told in shown.items()]
     if result["noise_curves"]:
         figures["noise"] = figure_svg(panels)
     if spectra:
@@ -37,8 +38,8 @@ def write_probe_page(folder: Path, result: Probed) -> Path:
     text = template("probe.html.j2").render(
         result=result,
         levels=[eps_text(eps) for eps in result["attack"]["eps"]],
-        columns=[told(title, result["attack"]) for title in titles(result)],
-        lines=[line for name, found in result["models"].items() for line in _lines(name, found, titles(result))],
+        columns=list(shown.values()),
+        lines=[line for name, found in result["models"].items() for line in _lines(name, found, list(shown))],
         points=_points(result),
         panels=[inline(svg, f"noise{place}-") for place, svg in enumerate(alone)],
         spectrum=inline(figures["spectrum"], "spectrum-") if spectra else None,
@@ -67,26 +68,23 @@ def noise_markdown(result: Probed) -> str:
     ])  # fmt: skip
 
 
-def titles(result: Probed) -> list[str]:
-    """`clean`, and the attacks as the summaries call them."""
+def columns(result: Probed) -> dict[str, str]:
+    """Clean and every attack, as the summaries call them, and what a reader is told."""
     attack = result["attack"]
-    return ["clean", *(attack_title(attack["name"], attack["norm"], eps) for eps in attack["eps"])]
+    name, norm = attack["name"], attack["norm"]
+    return {"clean": "clean"} | {
+        attack_title(name, norm, eps): f"robust {norm} {eps_text(eps)}" for eps in attack["eps"]
+    }
 
 
-def told(title: str, attack: Mapping[str, Any]) -> str:
-    """What a column is called."""
-    robust = {attack_title(attack["name"], attack["norm"], eps): eps for eps in attack["eps"]}
-    return f"robust {attack['norm']} {eps_text(robust[title])}" if title in robust else title
-
-
-def _lines(model: str, found: Mapping[str, Any], columns: Sequence[str]) -> list[dict[str, Any]]:
+def _lines(model: str, found: Mapping[str, Any], titles: Sequence[str]) -> list[dict[str, Any]]:
     noise = found["noise"]
     return [
         {
             "model": model,
             "noise": _percent(noise["share"]) if noise else None,
             "recipe": recipe,
-            "shares": [_share(found, recipe, title) for title in columns],
+            "shares": [_share(found, recipe, title) for title in titles],
         }
         for recipe in found["clean_accuracy"]
     ]
@@ -101,16 +99,16 @@ def _points(result: Probed) -> list[dict[str, Any]]:
     return [
         {
             "recipe": recipe,
-            "column": told(title, result["attack"]),
+            "column": told,
             "points": own[title],
             "at": [_percent(one["share"]) for one in own[title]],
         }
-        for title in titles(result)
+        for title, told in columns(result).items()
         for recipe, own in result["noise_curves"].items()
     ]
 
 
-def _over_share(axes: "Axes", result: Probed, title: str) -> None:
+def _over_share(axes: "Axes", result: Probed, title: str, told: str) -> None:
     """A line a recipe through the means, small dots for the single models."""
     for index, (recipe, own) in enumerate(result["noise_curves"].items()):
         points = own[title]
@@ -119,7 +117,7 @@ def _over_share(axes: "Axes", result: Probed, title: str) -> None:
         draw_line(axes, index, singles, dots=True)
     lowest = min(one["low"] for own in result["noise_curves"].values() for points in own.values() for one in points)
     axes.set_ylim(10 * int(10 * lowest), 101)  # the same in every panel
-    finish(axes, title=told(title, result["attack"]), across="attacked pairs upstream, %", up="accuracy, %")
+    finish(axes, title=told, across="attacked pairs upstream, %", up="accuracy, %")
 
 
 def _spectra(axes: "Axes", spectra: Mapping[float, Mapping[str, Any]]) -> None:

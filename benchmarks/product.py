@@ -1,0 +1,33 @@
+"""What the tables' scripts have in common: a command of the product, and a page of docs whose tables are made."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+
+
+def carry_out(done: Path, command: Sequence[str], *, dry: bool, home: Path | None = None) -> None:
+    """Print one command, and run it with one thread in the folder `home`, unless what it makes is there."""
+    print(shlex.join(["medrobust", *command]) + "\n", end="", flush=True)  # in one piece, as two may run at a time
+    if dry or done.exists():
+        return
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "medrobust", *command], check=True, stdout=subprocess.DEVNULL, cwd=home,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    print(f"{command[0]} {done.parent.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+def fill(name: str, text: str) -> None:
+    """Put the tables between two marks of docs/results.md; the words around them are written by hand."""
+    page, begin, end = ROOT / "docs" / "results.md", f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
