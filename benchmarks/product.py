@@ -12,22 +12,22 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 
 
-def carry_out(done: Path, command: Sequence[str], *, dry: bool, home: Path | None = None) -> None:
-    """Print one command, and run it with one thread in the folder `home`, unless what it makes is there."""
+def carry_out(done: Path, command: Sequence[str], *, dry: bool, home: Path | None = None, threads: int = 1) -> None:
+    """Print one command, and run it with so many threads in the folder `home`, unless what it makes is there."""
     print(shlex.join(["medrobust", *command]) + "\n", end="", flush=True)  # in one piece, as two may run at a time
     if dry or done.exists():
         return
     began = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "medrobust", *command], check=True, stdout=subprocess.DEVNULL, cwd=home,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
     )  # fmt: skip
     print(f"{command[0]} {done.parent.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
 
 
-def fill(name: str, text: str) -> None:
-    """Put the tables between two marks of docs/results.md; the words around them are written by hand."""
-    page, begin, end = ROOT / "docs" / "results.md", f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+def fill(name: str, text: str, *, page: str = "results.md") -> None:
+    """Put the tables between two marks of a page of docs; the words around them are written by hand."""
+    path, begin, end = ROOT / "docs" / page, f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(end)
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

@@ -2,9 +2,11 @@
 
     MEDROBUST_DATA=FOLDER python benchmarks/promptsmooth_table.py
     MEDROBUST_DATA=FOLDER python benchmarks/promptsmooth_table.py --rows zero-shot "++ few-shot" --out FOLDER
+    MEDROBUST_DATA=FOLDER python benchmarks/promptsmooth_table.py --both-towers --images 100
 
 Runs one experiment a data set (they resume where they stopped), and writes docs/results.md with docs/results/*.json.
-With --rows, only those defences are run, and their tables are printed: the page stays as it is.
+With --rows, only those defences are run, and their tables are printed: the page stays as it is. With --both-towers,
+the rows of PromptSmooth and PromptSmooth++ at sigma 0.25 and 0.5, in tables of their own on that page.
 FOLDER holds blood_pbc_28_subset.npz and pneumoniamnist_subset.npz, or official MedMNIST files named with --blood and
 --chest. Settings are those of `SETTINGS`, chosen by benchmarks/search_settings.py on the validation splits.
 """
@@ -23,44 +25,69 @@ from product import RESULTS, ROOT, fill
 from medrobust.experiment import Choice, Experiment
 from medrobust.preparation import Reporter
 from medrobust.results import Row, paired_gain, read_rows
-from medrobust.results.report.markdown import markdown_table
+from medrobust.results.report.markdown import markdown_table, percent, table_line
+from medrobust.results.tables import number_key
 from medrobust.run import run
 
 SETTINGS = Path(__file__).with_name("promptsmooth_settings.yaml")
 TITLES = {"blood": "Blood cells, 28 px (8 classes)", "chest": "Chest X-rays, 28 px (2 classes)"}
 TASKS = {"blood": "bloodmnist", "chest": "pneumoniamnist"}
+TEXT = ["zero-shot", "few-shot", "combined, lr 0.005"]
+BOTH = ["zero-shot", "++ few-shot", "++ combined", "++ tuned zero-shot", "++ tuned zero-shot, lr 0.005"]
 COMPARED = ((0.25, 0.25), (0.25, 0.5), (0.5, 0.25), (0.5, 0.5))  # sigma, radius
 
 
 def main() -> None:
     """Run what is missing, then write the page."""
     arguments = _arguments()
+    if arguments.both_towers:
+        _both_towers(arguments)
+        return
     parts = []
     for name in arguments.sets:
-        experiment = _experiment(name, getattr(arguments, name), arguments)
-        out = arguments.out / name
-        began = time.perf_counter()
-        summary = run(experiment, out, reporter=_reporter(name))
-        print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
-        rows = read_rows(out / "certified.jsonl")
+        summary, rows, experiment = _carried_out(name, arguments, arguments.rows, arguments.out / name)
         parts.append(_section(name, summary, rows, experiment))
         if arguments.rows:
             print(parts[-1], flush=True)
-            continue
-        target = RESULTS / f"promptsmooth-{name}.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        else:
+            _keep(f"promptsmooth-{name}.json", summary)
     if not arguments.rows:
         fill("promptsmooth tables", "\n\n".join(parts))
 
 
-def _experiment(name: str, data: str, arguments: argparse.Namespace) -> Experiment:
+def _both_towers(arguments: argparse.Namespace) -> None:
+    """Prompts of the text alone share one pass over the noise; the others, one each, are a run of their own."""
+    arguments.sigmas, parts = [0.25, 0.5], []
+    for name in arguments.sets:
+        text, rows, _ = _carried_out(name, arguments, TEXT, arguments.out / f"{name}-text")
+        both, more, _ = _carried_out(name, arguments, BOTH, arguments.out / name)
+        _keep(f"promptsmooth-both-{name}.json", both)
+        parts.append(_short(name, [text, both], [*rows, *(row for row in more if row.defence != "zero-shot")]))
+    fill("promptsmooth++ tables", "\n\n".join(parts))
+
+
+def _carried_out(
+    name: str, arguments: argparse.Namespace, wanted: Sequence[str], out: Path
+) -> tuple[dict[str, Any], list[Row], Experiment]:
+    experiment = _experiment(name, getattr(arguments, name), arguments, wanted)
+    began = time.perf_counter()
+    summary = run(experiment, out, reporter=_reporter(name))
+    print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    return summary, read_rows(out / "certified.jsonl"), experiment
+
+
+def _keep(name: str, summary: dict[str, Any]) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / name).write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _experiment(name: str, data: str, arguments: argparse.Namespace, wanted: Sequence[str]) -> Experiment:
     settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
     return Experiment(
         data=data,
         task=TASKS[name],
         limit=arguments.images,
-        defences=_rows([Choice.model_validate(choice) for choice in settings["defences"]], arguments.rows),
+        defences=_rows([Choice.model_validate(choice) for choice in settings["defences"]], wanted),
         sigmas=tuple(arguments.sigmas),
         n=arguments.n,
         stopping="fixed",
@@ -96,6 +123,28 @@ def _section(name: str, summary: dict[str, Any], rows: Sequence[Row], experiment
     )
 
 
+def _short(name: str, summaries: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
+    """Certified accuracy at two radii, against zero-shot, and images of which all copies get one class."""
+    heads = [f"σ {s:g}, r {r:g}" for s, r in COMPARED]
+    lines = [
+        f"**{TITLES[name]}**, {summaries[0]['images']} images", "",
+        "| defence | scope | clean | " + " | ".join(heads) + " | one class alone at σ 0.25 |",
+        "| --- | --- | ---: |" + " ---: |" * (len(heads) + 1),
+    ]  # fmt: skip
+    for label in dict.fromkeys(row.defence for row in rows):
+        summary = next(one for one in summaries if label in one["defences"])
+        scope = summary["scope"][label]
+        cells = [label + " †" * (scope != "model"), scope, percent(summary["clean_accuracy"][label])]
+        for sigma, radius in COMPARED:
+            there = summary["by_sigma"][number_key(sigma)]["certified_accuracy"][label][number_key(radius)]
+            p_value = paired_gain(rows, label, "zero-shot", sigma, radius).p_value
+            cells.append(percent(there) + (f", {_p(p_value)}" if label != "zero-shot" else ""))
+        mine = [row for row in rows if row.defence == label and row.sigma == 0.25]
+        alike = sum(row.prediction is not None and row.votes == row.trials for row in mine)
+        lines.append(table_line([*cells, f"{alike} of {len(mine)}"]))
+    return "\n".join(lines)
+
+
 def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
@@ -118,6 +167,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--rows", nargs="+", default=[], help="labels; zero-shot is what the others are compared with")
+    parser.add_argument("--both-towers", action="store_true", help="PromptSmooth and PromptSmooth++ beside zero-shot")
     parser.add_argument("--sigmas", nargs="+", type=float, default=[0.1, 0.25, 0.5])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "promptsmooth-table")

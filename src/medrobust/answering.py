@@ -1,6 +1,7 @@
 """Single images, answered: the class, its probability, and what is certain about it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from medrobust.experiment import Choice
 from medrobust.fitting import apply_state, tuned_on
 from medrobust.models import load
 from medrobust.preparation import checked_device
-from medrobust.smoothing.certify import Smoothing, certify
+from medrobust.smoothing.certify import Certificate, Smoothing, certify
 from medrobust.types import Classifier, Image
 
 
@@ -32,9 +33,9 @@ def answer_images(
     seed: int,
     device: str,
 ) -> dict[str, Any]:
-    """Class and probabilities of each image; with `sigma` also a certificate.
+    """Class and probabilities of each image, or of each finding; with `sigma` also a certificate.
 
-    Raises MedrobustError.
+    Certificates of findings share the noise, and alpha. Raises MedrobustError.
     """
     smoothing = None if sigma is None else Smoothing(sigma, alpha, estimation=n, stopping="fixed")
     make(choice.name, choice.settings)
@@ -49,29 +50,25 @@ def answer_images(
     known, loaded = load_task(task), load(model, device=checked_device(device))
     if choice.state:
         check_header(header, loaded, known, path=path, transfer=choice.transfer)
-    fixed = apply_state(defence, loaded, known, state, called=choice.called)
+    asked = [known.finding(place) for place in range(len(known.absent))] or [known]
+    if smoothing is not None:  # all answers about an image hold together with probability 1 - alpha
+        smoothing = replace(smoothing, alpha=alpha / len(asked))
+    fixed = [apply_state(defence, loaded, one, state, called=choice.called) for one in asked]
     if defence.tune is not None and smoothing is None:
         raise ConfigError(f"{choice.called} tunes on each image under noise: pass --sigma")
     items, sampler = [], lean_sampler()
     for image_path in paths:
         image = open_image(image_path, loaded.preprocess).to(loaded.device)
-        item, classifier = str(image_path), fixed
+        item, classifiers = str(image_path), fixed
         if smoothing is not None:
-            classifier = tuned_on(defence, fixed, image, sigma=smoothing.sigma, seed=seed, item=item)
-        found = {"path": item, **_clean(classifier, image, known)}
+            classifiers = [tuned_on(defence, one, image, sigma=smoothing.sigma, seed=seed, item=item) for one in fixed]
+        answers = [_clean(classifier, image, one) for classifier, one in zip(classifiers, asked, strict=True)]
         if smoothing is not None:
-            (certificate,) = certify([classifier], image, smoothing, seed=seed, item=item, sampler=sampler)
-            answer = certificate.prediction
-            found["certificate"] = {
-                "class": None if answer is None else known.classes[answer],
-                "radius": certificate.radius,
-                "sigma": certificate.sigma,
-                "alpha": certificate.alpha,
-                "votes": certificate.votes,
-                "trials": certificate.trials,
-                "scope": certificate.scope,
-            }
-        items.append(found)
+            certificates = certify(classifiers, image, smoothing, seed=seed, item=item, sampler=sampler)
+            for answer, certificate, one in zip(answers, certificates, asked, strict=True):
+                answer["certificate"] = _told(certificate, one)
+        by_name = dict(zip(known.classes, answers, strict=False))
+        items.append({"path": item, "findings": by_name} if known.absent else {"path": item, **answers[0]})
     return {
         "model": loaded.name,
         "model_sha256": loaded.sha256,
@@ -79,6 +76,19 @@ def answer_images(
         "defence": choice.called,
         "images": items,
         "notice": "not a medical device",
+    }
+
+
+def _told(certificate: Certificate, task: Task) -> dict[str, Any]:
+    answer = certificate.prediction
+    return {
+        "class": None if answer is None else task.classes[answer],
+        "radius": certificate.radius,
+        "sigma": certificate.sigma,
+        "alpha": certificate.alpha,
+        "votes": certificate.votes,
+        "trials": certificate.trials,
+        "scope": certificate.scope,
     }
 
 

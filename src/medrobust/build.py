@@ -1,5 +1,6 @@
 """Make a model from a recipe, and measure it: `medrobust pretrain`."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 
+from medrobust.checkpoint import Checkpoint
 from medrobust.data import Dataset, load_task, open_dataset
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.environment import available_threads
@@ -14,7 +16,7 @@ from medrobust.errors import RunError, cannot_write
 from medrobust.files import replace_text
 from medrobust.models import load
 from medrobust.models.clip import Clip
-from medrobust.preparation import Reporter
+from medrobust.preparation import Reporter, checked_device
 from medrobust.smoothing.bounds import interval
 from medrobust.types import Classifier, Preprocess
 from medrobust.upstream.captions import CaptionedImages, CaptionSource, captioned_by_class, open_captioned
@@ -41,11 +43,13 @@ def build(
     attacked: Attacked | None = None,
     start: str | None = None,
     reporter: Reporter | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train, save into `out` in the format of transformers, and score zero-shot on the sources' test splits.
 
     `attacked`: on pairs of which a share is attacked, each image under one caption; what was done goes to
-    `out/noise.json`. `start`: from that model on instead of from scratch.
+    `out/noise.json`. `start`: from that model on instead of from scratch. A training cut off (not its attack) is kept
+    in `out` and goes on from there.
 
     Raises MedrobustError: RunError where `out` holds a model already or cannot be written.
     """
@@ -56,18 +60,26 @@ def build(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(out, error) from error
+    there = checked_device(device)
     torch.set_num_threads(available_threads())
     begun = start_from(start, recipe) if start else None
     recipe = begun.recipe if begun else recipe
     sources, noise = _sources(recipe, attacked, tell)
     steps = recipe.training.steps
+    about = {"recipe": recipe.model_dump(mode="json"), "noise": noise, "start": start, "images": _digest(sources)}
+    checkpoint = Checkpoint(out / "pretrain.checkpoint.safetensors", about)
+    if checkpoint.path.exists():
+        tell.say(f"{checkpoint.path} is there: the training goes on from it")
     network, tokenizer = pretrain(
         recipe,
         sources,
         start=begun[:2] if begun else None,
         progress=lambda done, total: tell.progress("pretrain", done, total),
+        checkpoint=checkpoint,
+        device=there,
     )
     save(network, tokenizer, recipe, out)
+    checkpoint.drop()
     if noise:
         replace_text(out / "noise.json", json.dumps(noise, indent=1) + "\n")
     scores = evaluate(load(str(out)), recipe)
@@ -96,6 +108,10 @@ def _sources(recipe: Recipe, attacked: Attacked | None, tell: Reporter) -> tuple
     poison = attacked.poison
     how = {"share": poison.share, "ball": str(poison.ball), "steps": poison.attack.steps, "seed": poison.seed}
     return sources, how | {"surrogate": named, "sources": told}
+
+
+def _digest(sources: list[Pairs]) -> list[str]:
+    return [hashlib.sha256(pairs.images.numpy().tobytes()).hexdigest() for pairs in sources]
 
 
 def _noise(attacked: Attacked | None, surrogate: Clip | None, title: str, tell: Reporter) -> Noise | None:

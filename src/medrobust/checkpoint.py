@@ -1,7 +1,7 @@
 """A training cut off, on disk: safetensors, as nothing of ours is ever unpickled."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,15 @@ class Checkpoint:
     """A file from which a training goes on where it was cut off, with the same result.
 
     `about` says what is learned; a checkpoint of anything else is refused. It is written every `seconds` of training.
+    `beside`: tensors that change with the training and are no parameters of it. `generator`: what it draws from, where
+    its numbers do not follow from the step.
     """
 
     path: Path
     about: Mapping[str, Any]
     seconds: float = 30.0
+    beside: Sequence[Tensor] = ()
+    generator: torch.Generator | None = None
 
     def keep(self, optimiser: torch.optim.Optimizer, history: list[float]) -> None:
         """Parameters, the optimiser's own numbers and the losses so far, in one safetensors file, whole or not at all.
@@ -37,6 +41,9 @@ class Checkpoint:
             for key, value in optimiser.state[parameter].items():
                 if value is not None:
                     tensors[f"{number}.optimiser.{key}"] = torch.as_tensor(value)
+        tensors |= {f"beside.{number}": tensor.detach() for number, tensor in enumerate(self.beside)}
+        if self.generator is not None:
+            tensors["generator"] = self.generator.get_state()
         held = {key: value.cpu().contiguous() for key, value in tensors.items()}
         replace_bytes(self.path, save(held, {"about": json.dumps(dict(self.about), sort_keys=True)}))
 
@@ -63,6 +70,10 @@ class Checkpoint:
                 for key in (key for key in tensors if key.startswith(start)):
                     place = "cpu" if key == f"{start}step" else parameter.device
                     optimiser.state[parameter][key.removeprefix(start)] = tensors[key].to(place)
+            for number, tensor in enumerate(self.beside):
+                tensor.copy_(tensors[f"beside.{number}"])
+        if self.generator is not None:
+            self.generator.set_state(tensors["generator"])
         return [float(value) for value in tensors["history"]]
 
     def drop(self) -> None:

@@ -13,18 +13,35 @@ from medrobust.experiment import Choice, Experiment
 from medrobust.models.clip import Clip
 from medrobust.parallel import ALONE, Workers
 from medrobust.preparation import Bench, Reporter, prepare
+from medrobust.results.records import called
 from medrobust.seeds import stream
 from medrobust.training import Session
 from medrobust.types import Classifier, Defence, Image, State
 
+Known = dict[str, tuple[State, Header]]  # states by their path, or by the label of the choice that learned them
+
 
 class Fitted(NamedTuple):
-    """A defence made ready: its name in tables, its functions, its classifier, the hash of what it learned."""
+    """A defence made ready: its name, its functions, its classifier, the hash of what it learned.
 
-    label: str
+    Of a task with findings it answers about the one at `place`.
+    """
+
+    name: str
     defence: Defence
     classifier: Classifier
     sha256: str
+    finding: str | None = None
+    place: int = 0
+
+    @property
+    def label(self) -> str:
+        """What tables and rows call it, its finding included."""
+        return called(self.name, self.finding)
+
+    def target(self, label: int) -> int:
+        """What it should answer about an image of that label."""
+        return label if self.finding is None else label >> self.place & 1
 
 
 def fit_all(bench: Bench, out: Path, reporter: Reporter, *, learn: bool = True) -> list[Fitted]:
@@ -32,27 +49,44 @@ def fit_all(bench: Bench, out: Path, reporter: Reporter, *, learn: bool = True) 
 
     Raises MedrobustError; with `learn=False` also where something would have to be learned.
     """
-    known: dict[str, tuple[State, Header]] = {}
+    asked = bench.findings
+    names = [part.task.classes[1] for part in asked]
+    known: list[Known] = [{} for _ in asked or [bench]]
     ready = []
     for choice in bench.experiment.defences:
-        for wanted in (choice.state, choice.base):
-            if wanted and wanted not in known:
-                known[wanted] = load_checked(Path(wanted), bench.model, bench.task, transfer=choice.transfer)
-        settings = dict(choice.settings)
-        if choice.state:
-            state, header = known[choice.state]
-            settings = settings_of(header, choice.name, settings, path=Path(choice.state))
-        else:
-            below = below_of(bench.model, *known[choice.base]) if choice.base else {}
-            path = out / "states" / f"{_file_name(choice.called)}.safetensors"
-            if not learn and _learns_from(choice) != "nothing" and not path.exists():
-                raise RunError(f"{path} is missing; the same run into another --out learns {choice.called} again")
-            state, header = _fit_or_resume(bench, choice, below, path, reporter)
-        defence = make(choice.name, settings)
-        known[choice.called] = state, header.model_copy(update={"settings": settings})
-        classifier = apply_state(defence, bench.model, bench.task, state, called=choice.called)
-        ready.append(Fitted(choice.called, defence, classifier, digest(state)))
+        if asked and DEFENCES[choice.name].changes_vision and not choice.state:
+            raise ConfigError(
+                f"{choice.called} would learn {len(asked)} vision towers, one a finding; learn one with `medrobust "
+                f"fit`, '#{names[0]}' behind the task's name or file, and name it as `state`, with `transfer`"
+            )
+        for place, part in enumerate(asked or [bench]):
+            finding = names[place] if asked else None
+            path = out / "states" / f"{_file_name(called(choice.called, finding))}.safetensors"
+            state, settings = _state_of(part, choice, known[place], path, reporter, learn=learn)
+            defence = make(choice.name, settings)
+            classifier = apply_state(defence, bench.model, part.task, state, called=choice.called)
+            ready.append(Fitted(choice.called, defence, classifier, digest(state), finding, place))
     return ready
+
+
+def _state_of(
+    bench: Bench, choice: Choice, known: Known, path: Path, reporter: Reporter, *, learn: bool
+) -> tuple[State, dict[str, Any]]:
+    """What a defence learned, and its settings: loaded, shared with an earlier one, or fitted; `known` is added to."""
+    for wanted in (choice.state, choice.base):
+        if wanted and wanted not in known:
+            known[wanted] = load_checked(Path(wanted), bench.model, bench.task, transfer=choice.transfer)
+    settings = dict(choice.settings)
+    if choice.state:
+        state, header = known[choice.state]
+        settings = settings_of(header, choice.name, settings, path=Path(choice.state))
+    else:
+        below = below_of(bench.model, *known[choice.base]) if choice.base else {}
+        if not learn and _learns_from(choice) != "nothing" and not path.exists():
+            raise RunError(f"{path} is missing; the same run into another --out learns {choice.called} again")
+        state, header = _fit_or_resume(bench, choice, below, path, reporter)
+    known[choice.called] = state, header.model_copy(update={"settings": settings})
+    return state, settings
 
 
 def apply_state(defence: Defence, model: Clip, task: Task, state: State, *, called: str) -> Classifier:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,22 @@ class Bench:
     task: Task
     data: Dataset
 
+    @property
+    def levels(self) -> list[Smoothing]:
+        """One setting a noise level; alpha is divided among findings, so that all answers of an image hold together."""
+        return smoothings(self.experiment, parts=max(1, len(self.task.absent)))
 
-def prepare(experiment: Experiment, *, split: str | None = None) -> Bench:
+    @property
+    def findings(self) -> list["Bench"]:
+        """A bench of each finding alone; none where an image has one class."""
+        places = range(len(self.task.absent))
+        return [replace(self, task=self.task.finding(at), data=self.data.finding(at)) for at in places]
+
+
+def prepare(experiment: Experiment, *, split: str | None = None, findings: bool = False) -> Bench:
     """Load what an experiment names, the settings first, so that bad ones cost no waiting.
 
-    Raises MedrobustError.
+    A task with findings is refused unless `findings` says that the caller asks for each of them. Raises MedrobustError.
     """
     check_settings(experiment)
     device = checked_device(experiment.device)
@@ -64,8 +75,12 @@ def prepare(experiment: Experiment, *, split: str | None = None) -> Bench:
         split=split or experiment.split,
         skip_broken=experiment.skip_broken,
         limit=experiment.limit if split is None else None,
+        findings=findings,
     )
-    return Bench(experiment, model, data.task, data)
+    bench = Bench(experiment, model, data.task, data)
+    if bench.task.absent:
+        _ = bench.levels  # n may be too small for its part of alpha
+    return bench
 
 
 def check_settings(experiment: Experiment) -> None:
@@ -75,12 +90,12 @@ def check_settings(experiment: Experiment) -> None:
         make(choice.name, choice.settings)
 
 
-def smoothings(experiment: Experiment) -> list[Smoothing]:
-    """One setting a noise level; raises SmoothingError where nothing can come out."""
+def smoothings(experiment: Experiment, *, parts: int = 1) -> list[Smoothing]:
+    """One setting a noise level, for one of so many answers that share alpha; raises SmoothingError."""
     return [
         Smoothing(
             sigma,
-            experiment.alpha,
+            experiment.alpha / parts,
             experiment.selection,
             experiment.n,
             experiment.stopping,
@@ -201,7 +216,8 @@ def environment_of(bench: Bench, states: Mapping[str, str], sampler: Sampler | N
             "classes": list(task.classes),
             "source": task.source,
             "licence": task.licence,
-        },
+        }
+        | ({"absent": list(task.absent)} if task.absent else {}),
         "states": dict(states),
     }
 

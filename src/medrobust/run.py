@@ -22,9 +22,9 @@ from medrobust.preparation import (
     keep_experiment,
     prepare,
     recorded_environment,
-    smoothings,
 )
 from medrobust.results import CERTIFIED, Journal, Key, Row, read_rows
+from medrobust.results.findings import joint
 from medrobust.results.folder import publish
 from medrobust.smoothing.certify import Certificate, Smoothing, certify, clean_answers
 from medrobust.smoothing.sampling import Sampler, encoders
@@ -39,7 +39,7 @@ def run(experiment: Experiment, out: Path, *, reporter: Reporter | None = None) 
     tell = reporter or Reporter()
     check_settings(experiment)
     claim(out, experiment)
-    bench = prepare(experiment)
+    bench = prepare(experiment, findings=True)
     if bench.data.skipped:
         tell.say(f"{len(bench.data.skipped)} broken images are left out: {', '.join(bench.data.skipped[:5])}")
     names = ", ".join(choice.called for choice in experiment.defences)
@@ -65,7 +65,7 @@ def sampler_of(bench: Bench, fitted: Sequence[Fitted], recorded: Mapping[str, An
         [f.classifier for f in fitted],
         bench.data.read(0).to(bench.model.device),
         encoding_of(bench.experiment, recorded),
-        smoothings=smoothings(bench.experiment),
+        smoothings=bench.levels,
         images=len(bench.data),
         say=tell.say,
     )
@@ -88,7 +88,7 @@ def reopen(folder: Path, reporter: Reporter | None = None) -> Reopened:
     recorded = recorded_environment(folder)
     if not recorded or not (folder / "certified.jsonl").exists():
         raise RunError(f"{folder} is no run folder: it has no certified.jsonl with its environment.json")
-    bench = prepare(load_experiment(folder / "experiment.yaml"))
+    bench = prepare(load_experiment(folder / "experiment.yaml"), findings=True)
     fitted = fit_all(bench, folder, tell, learn=False)
     sampler = sampler_of(bench, fitted, recorded, tell)
     check_same(folder, recorded, environment_of(bench, {f.label: f.sha256 for f in fitted}, sampler))
@@ -99,7 +99,7 @@ def certify_all(
     bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, journal: Journal[Row], tell: Reporter
 ) -> None:
     """Append the rows that are not yet there, one pass over the noise for each image and noise level."""
-    experiment, levels, there = bench.experiment, smoothings(bench.experiment), journal.done
+    experiment, levels, there = bench.experiment, bench.levels, journal.done
     total = len(bench.data) * len(levels)
     for number, (item, label) in enumerate(zip(bench.data.ids, bench.data.targets, strict=True)):
         missing = [[f for f in fitted if Key(item, s.sigma, f.label) not in there] for s in levels]
@@ -121,12 +121,12 @@ def certify_image(
     *,
     seed: int,
 ) -> list[Row]:
-    """Tune what is tuned on the image, then certify all classifiers in one pass."""
+    """Tune what is tuned on the image, then certify all classifiers in one pass; `label` is that of the image."""
     classifiers = _tuned(fitted, image, item, smoothing, seed)
     clean = clean_answers(classifiers, image)
     certificates = certify(classifiers, image, smoothing, seed=seed, item=item, sampler=sampler)
     return [
-        _row(item, label, f.label, answer, certificate, smoothing, seed)
+        _row(item, f.target(label), f, answer, certificate, smoothing, seed)
         for f, answer, certificate in zip(fitted, clean, certificates, strict=True)
     ]
 
@@ -140,7 +140,7 @@ def forecast(bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, *, left: 
 
     What is tuned on its image is tuned on the first one, for its price and for the encoders it will need.
     """
-    experiment, levels = bench.experiment, smoothings(bench.experiment)
+    experiment, levels = bench.experiment, bench.levels
     lines = [
         f"sigma {s.sigma:g}: n = {s.estimation} and alpha = {s.alpha:g} let no radius exceed {s.largest_radius:.4f}"
         for s in levels
@@ -153,33 +153,41 @@ def forecast(bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, *, left: 
     draws = pairs * (experiment.n + experiment.selection)
     seconds = (seconds_a_copy(classifiers, image, levels[0], sampler) * draws + tuning * pairs) * left
     early = "" if experiment.stopping == "fixed" else "at most "
+    each = f" of {len(bench.task.absent)} findings each" if bench.task.absent else ""
     lines.append(
-        f"{len(bench.data)} images, {len(classifiers)} defences, {shared} encoder(s) by {', '.join(sampler.kernels)}, "
-        f"batch {sampler.batch}: {early}{draws * shared:,} encoder passes, {early or 'about '}{_duration(seconds)}"
-        f"{' left' if left < 1 else ''}{'; images stop as soon as they are decided' if early else ''}"
+        f"{len(bench.data)} images, {len(experiment.defences)} defences{each}, {shared} encoder(s) by "
+        f"{', '.join(sampler.kernels)}, batch {sampler.batch}: {early}{draws * shared:,} encoder passes, "
+        f"{early or 'about '}{_duration(seconds)}{' left' if left < 1 else ''}"
+        f"{'; images stop as soon as they are decided' if early else ''}"
     )
     return lines
 
 
 def gallery(bench: Bench, out: Path, count: int = 8) -> list[dict[str, Any]]:
     """A few of the certified images for the report: one a class as far as they go."""
+
+    def named(label: int | None) -> int | str | None:
+        return bench.task.says(label) if bench.task.absent and label is not None else label
+
     answers: dict[str, dict[str, Any]] = {}
-    for row in read_rows(out / "certified.jsonl"):
+    for row in joint(read_rows(out / "certified.jsonl")):
         if row.sigma == bench.experiment.sigmas[0]:
-            answers.setdefault(row.id, {})[row.defence] = {"answer": row.prediction, "radius": row.radius}
+            answers.setdefault(row.id, {})[row.defence] = {"answer": named(row.prediction), "radius": row.radius}
     shown = []
     for number in range(min(count, len(bench.data))):
         item, picture = bench.data.ids[number], png(bench.data.read(number))
-        shown.append({"png_base64": picture, "label": bench.data.targets[number], "answers": answers.get(item, {})})
+        label = named(bench.data.targets[number])
+        shown.append({"png_base64": picture, "label": label, "answers": answers.get(item, {})})
     return shown
 
 
 def _row(
-    item: str, label: int, defence: str, clean: int | None, found: Certificate, smoothing: Smoothing, seed: int
+    item: str, label: int, fitted: Fitted, clean: int | None, found: Certificate, smoothing: Smoothing, seed: int
 ) -> Row:
     return Row(
-        id=item, label=label, defence=defence, clean=clean, selection=smoothing.selection, seed=seed, **vars(found)
-    )
+        id=item, label=label, defence=fitted.name, finding=fitted.finding, clean=clean, selection=smoothing.selection,
+        seed=seed, **vars(found),
+    )  # fmt: skip
 
 
 def _duration(seconds: float) -> str:

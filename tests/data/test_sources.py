@@ -469,7 +469,7 @@ def test_files_need_a_task(folder: Path, manifest: Write) -> None:
             open_dataset(source, None, preprocess=SMALL)
 
 
-@pytest.mark.parametrize("source", ["chestmnist", "nowhere", "scan.dcm", "bloodmnist_big"])
+@pytest.mark.parametrize("source", ["fundusmnist", "nowhere", "scan.dcm", "bloodmnist_big"])
 def test_anything_else_is_told_what_there_is(source: str) -> None:
     Path("scan.dcm").write_bytes(b"DICM")
     reason = "a file of another kind" if source == "scan.dcm" else "neither a name nor a path that exists"

@@ -13,6 +13,7 @@ from medrobust.defences.heads import (
     prompt_head,
     prompts,
     start_context,
+    start_template,
     template_prototypes,
     text_prototypes,
 )
@@ -75,3 +76,17 @@ def test_a_prompt_too_long_names_its_class(tiny: Clip, task: Task) -> None:
 def test_a_template_that_begins_with_the_class_has_no_words_to_start_from(tiny: Clip, template: str) -> None:
     with pytest.raises(PromptError, match=r"has no words before the class name: no context to start from"):
         start_context(tiny, template)
+
+
+@pytest.mark.parametrize(
+    ("templates", "expected"),
+    [
+        (("see {}.", "an image of {}."), "see {}."),
+        (("{}", "  {} is seen", "an image of {}."), "an image of {}."),
+        (("{}", "{} is seen"), "a photo of a {}"),
+    ],
+)
+def test_a_context_starts_from_the_first_template_with_words_before_the_name(
+    task: Task, templates: tuple[str, ...], expected: str
+) -> None:
+    assert start_template(replace(task, templates=templates)) == expected

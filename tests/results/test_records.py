@@ -65,7 +65,7 @@ def test_a_line_reads_back_to_the_same_row_and_radius(chosen: dict) -> None:
 
 
 def test_the_keys_of_a_line_keep_their_order() -> None:
-    assert list(json.loads(to_line(ROWS[0])))[:5] == ["schema_version", "id", "label", "defence", "sigma"]
+    assert list(json.loads(to_line(ROWS[0])))[:6] == ["schema_version", "id", "label", "defence", "finding", "sigma"]
 
 
 def test_radii_of_early_stops_follow_from_their_rows_too() -> None:
@@ -112,7 +112,8 @@ def test_a_row_that_contradicts_itself_is_refused(change: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema_version": 1}, "schema_version is 1"),
+        ({"schema_version": 2}, "schema_version is 2"),
+        ({"finding": 3}, "finding is 3"),
         ({"label": "1"}, "label is '1'"),
         ({"label": True}, "label is True"),
         ({"sigma": None}, "sigma is None"),

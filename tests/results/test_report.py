@@ -244,3 +244,16 @@ def test_the_markdown_table_has_every_defence_with_its_scope() -> None:
 def test_a_pipe_in_a_name_breaks_no_table() -> None:
     rows = [specimen(defence="a|b\n<i>")]
     assert "| a\\|b &lt;i&gt; | model |" in markdown_table(summarise(rows, RADII))
+
+
+def test_radii_that_say_little_are_not_praised_in_the_headline() -> None:
+    rows = [specimen(700, id=str(image)) for image in range(20)]
+    tuned = {"defence": "flat", "scope": "tuned on input"}
+    rows += [specimen(1000, id=str(image), **tuned) for image in range(20)]
+    rows += [specimen(900, id=str(image), **tuned | {"defence": "fair"}) for image in range(20)]
+    told = headline(summarise(rows, RADII), rows)
+    assert any(sentence.startswith("“fair” (†, tuned on each input) keeps 100.0 %") for sentence in told)
+    assert "Of “flat” (†, tuned on each input) the radii say little, for the reason told below." in told
+    assert not any("“flat”" in sentence and "keeps" in sentence for sentence in told)
+    only = [row for row in rows if row.defence != "fair"]
+    assert len(headline(summarise(only, RADII), only)) == 2

@@ -1,23 +1,29 @@
 """Contrastive pre-training: the loss of CLIP, a tiny network that learns, a folder that loads."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest
 from torch import nn
 
+from medrobust.build import build as make
+from medrobust.checkpoint import Checkpoint
 from medrobust.data.task import Dataset
 from medrobust.defences.zero_shot import zero_shot
-from medrobust.errors import TrainingError
+from medrobust.errors import RunError, TrainingError
 from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.models.prompting import token_rows
+from medrobust.preparation import Reporter
+from medrobust.seeds import stream
 from medrobust.upstream.pairs import Batch, Pairs, make_pairs
-from medrobust.upstream.pretrain import LARGEST_SCALE, build, contrastive_loss, follow, pretrain, save
-from medrobust.upstream.recipe import Recipe
+from medrobust.upstream.pretrain import LARGEST_SCALE, build, contrastive_loss, follow, masked, pretrain, save
+from medrobust.upstream.recipe import Recipe, Source
 from medrobust.upstream.tokenizer import train_tokenizer
 
 TEXTS = ["a red one", "a green one", "a blue one", "nothing"]
@@ -140,3 +146,93 @@ def test_progress_is_told(recipe: Recipe, pairs: Pairs) -> None:
     told: list[tuple[int, int]] = []
     pretrain(shortened(recipe, steps=2), [pairs], progress=lambda done, total: told.append((done, total)))
     assert told == [(1, 2), (2, 2)]
+
+
+def test_left_out_patches_keep_the_places_of_the_others(network: tuple) -> None:
+    net, _ = network
+    images = torch.rand(6, 3, 16, 16)
+    whole = net.vision_model.embeddings(images)  # a class token and four patches
+    seen = []
+    hook = net.vision_model.pre_layrnorm.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    generator = stream(0, "masks")
+    with torch.no_grad():
+        with masked(net, 0.5, generator):
+            net.get_image_features(pixel_values=images)
+            net.get_image_features(pixel_values=images)
+        net.get_image_features(pixel_values=images)
+        with masked(net, 0.99, generator):
+            net.get_image_features(pixel_values=images)
+    hook.remove()
+    assert [tokens.shape[1] for tokens in seen] == [3, 3, 5, 2]
+    chosen = []
+    for tokens in seen[:2]:
+        assert torch.equal(tokens[:, 0], whole[:, 0])
+        places = [[int((whole[row] == token).all(dim=1).nonzero()) for token in tokens[row, 1:]] for row in range(6)]
+        assert all(one == sorted(set(one)) and 0 not in one for one in places)
+        chosen.append(places)
+    assert len({tuple(row) for row in chosen[0]}) > 1  # each image's own
+    assert chosen[0] != chosen[1]  # drawn anew
+
+
+def test_whole_images_in_the_last_steps_or_in_all_of_them(recipe: Recipe, pairs: Pairs) -> None:
+    def weights(**changes: object) -> dict[str, torch.Tensor]:
+        return pretrain(shortened(recipe, steps=3, average=0.0, **changes), [pairs])[0].state_dict()
+
+    plain, never = weights(), weights(masked=0.5, unmasked=3)
+    always, last = weights(masked=0.5), weights(masked=0.5, unmasked=1)
+    assert all(torch.equal(plain[key], never[key]) for key in plain)
+    key = "vision_model.embeddings.patch_embedding.weight"
+    assert not torch.equal(plain[key], always[key])
+    assert not torch.equal(always[key], last[key])
+    assert not torch.equal(plain[key], last[key])
+
+
+def test_a_shorter_training_keeps_the_share_of_its_whole_images(recipe: Recipe) -> None:
+    long = shortened(recipe, steps=1000, masked=0.5, unmasked=100)
+    assert [long.timed(steps=steps).training.unmasked for steps in (1000, 500, 3)] == [100, 50, 1]
+
+
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_training_cut_off_goes_on_to_the_same_weights(
+    recipe: Recipe, pairs: Pairs, tmp_path: Path, stop: int
+) -> None:
+    def stopping(done: int, _total: int) -> None:
+        if done == stop + 1:  # of which the checkpoint does not know
+            raise KeyboardInterrupt
+
+    chosen = shortened(recipe, steps=6, masked=0.5, unmasked=2)
+    whole = pretrain(chosen, [pairs])[0].state_dict()
+    kept = Checkpoint(tmp_path / "kept.safetensors", {"recipe": "mine"}, seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(chosen, [pairs], checkpoint=kept, progress=stopping)
+    again = pretrain(chosen, [pairs], checkpoint=kept)[0].state_dict()
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+def test_the_command_goes_on_and_refuses_to_go_on_with_something_else(
+    recipe: Recipe, task_file: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = (dataset.images() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    labels = dataset.labels.numpy()[:, None]
+    np.savez(tmp_path / "set.npz", train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels)
+    source = Source(data=str(tmp_path / "set.npz"), task=str(task_file), share=1)
+    chosen = shortened(recipe, steps=4).model_copy(update={"sources": (source,)})
+    monkeypatch.setattr("medrobust.build.Checkpoint", partial(Checkpoint, seconds=0.0))
+
+    def stopping(_title: str, done: int, _total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(chosen, tmp_path / "model", reporter=Reporter(progress=stopping))
+    left = tmp_path / "model" / "pretrain.checkpoint.safetensors"
+    assert left.exists()
+    with pytest.raises(RunError, match=r"is a training cut off, with lr = 0\.003, asked for 0\.1"):
+        make(shortened(chosen, lr=0.1), tmp_path / "model")
+    told: list[str] = []
+    make(chosen, tmp_path / "model", reporter=Reporter(told.append))
+    assert any("the training goes on from it" in line for line in told)
+    assert not left.exists()
+    make(chosen, tmp_path / "at once")
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "at once")]
+    assert files[0] == files[1]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from medrobust.data.task import load_task
+from medrobust.data.taskfile import load_task
 from medrobust.errors import ConfigError
 from medrobust.models import MODELS
 from medrobust.upstream.recipe import RECIPES, Recipe, caption_book, load_recipe

@@ -10,7 +10,7 @@ from medrobust.auditing.checks import Block, attacks, borders, records, redraws
 from medrobust.auditing.depth import Depth as Depth
 from medrobust.encoding import seconds_a_copy
 from medrobust.files import replace_text
-from medrobust.preparation import Reporter, smoothings
+from medrobust.preparation import Reporter
 from medrobust.results import Row, read_rows
 from medrobust.results.folder import republish
 from medrobust.run import Reopened, reopen
@@ -30,7 +30,7 @@ def audit(folder: Path, depth: Depth | None = None, *, reporter: Reporter | None
     expected = forecast(rows, depth)
     tell.say(expected.told)
     found: Audit = {"schema_version": SCHEMA_VERSION, "complete": False, "rows": len(rows), "settings": asdict(depth)}
-    found["scopes"] = {row.defence: row.scope for row in rows}
+    found["scopes"] = {row.called: row.scope for row in rows}
     _keep_each(folder, found, "records", records(rows, tell))
     if not depth.records_only:
         opened = reopen(folder, tell)
@@ -57,9 +57,9 @@ def forecast(rows: Sequence[Row], depth: Depth) -> Forecast:
     said = f"recompute {len(rows)} radii"
     if depth.records_only or not rows:
         return Forecast(0, f"{said} from their records; neither model nor images are needed")
-    defences = {row.defence: row.scope for row in rows}
+    defences = {row.called: row.scope for row in rows}
     tuned = sum(scope != "model" for scope in defences.values())
-    attacked = sum(min(depth.attacks, sum(row.defence == name and row.radius > 0 for row in rows)) for name in defences)
+    attacked = sum(min(depth.attacks, sum(row.called == name and row.radius > 0 for row in rows)) for name in defences)
     typical = sum(row.drawn + row.selection for row in rows) / len(rows)
     again = min(depth.redraws, len({(row.id, row.sigma) for row in rows}))
     passes = attacked * (depth.an_attack + depth.judge * (1 + tuned / len(defences)))
@@ -74,7 +74,7 @@ def forecast(rows: Sequence[Row], depth: Depth) -> Forecast:
 
 def _minutes(passes: int, opened: Reopened) -> str:
     image = opened.bench.data.read(0).to(opened.bench.model.device)
-    level = smoothings(opened.bench.experiment)[0]
+    level = opened.bench.levels[0]
     first = [opened.fitted[0].classifier]
     seconds = passes * seconds_a_copy(first, image, level, opened.sampler)
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:,.0f} min"

@@ -9,7 +9,7 @@ from medrobust.auditing import sample
 from medrobust.auditing.depth import Depth
 from medrobust.fitting import Fitted, tuned_on
 from medrobust.pictures import pictures
-from medrobust.preparation import Reporter, smoothings
+from medrobust.preparation import Reporter
 from medrobust.results import Row
 from medrobust.run import Reopened
 from medrobust.seeds import stream
@@ -102,7 +102,7 @@ def redraws(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Reporter)
             if changes:
                 differ.append(_finding(row, f"drawn again from its own seed it is another: {'; '.join(changes)}"))
             more = {"replayed": 1, "differ": len(changes) > 0, "redrawn": len(wrong), "contradicted": sum(wrong)}
-            tallies[row.defence] = {name: tallies[row.defence][name] + extra for name, extra in more.items()}
+            tallies[row.called] = {name: tallies[row.called][name] + extra for name, extra in more.items()}
         tell.progress("draw again", done, len(chosen))
         alpha = max(row.alpha for row in there.values())
         yield {"tested": done, "findings": differ + _too_many(tallies, alpha), "defences": tallies}
@@ -150,7 +150,7 @@ def borders(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Reporter)
         if block["tested"] == depth.border or number == 5 * depth.border:
             break
         image, item = _image(opened, one), f"audit {one.id} to {two.id}"
-        classifier, answer = _frozen(one, ready[one.defence], image), one.prediction or 0
+        classifier, answer = _frozen(one, ready[one.called], image), one.prediction or 0
         small = audit.small_batches(opened.sampler)
         where = Draws(one.sigma, 1, "audit line", depth.seed, item)
         tips = border.border_image(classifier, image, _image(opened, two), answer, draws=where, sampler=small)
@@ -162,7 +162,7 @@ def borders(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Reporter)
         )  # fmt: skip
         block["tested"] += 1
         block["findings"] += [_finding(one, f"{sentence} (on the line to {two.id})") for sentence in _doubts_of(tries)]
-        _add(block["defences"], one.defence, tries)
+        _add(block["defences"], one.called, tries)
         tell.progress("border images", block["tested"], depth.border)
         yield block
     if block["tested"] < depth.border:
@@ -203,7 +203,7 @@ def _frozen(row: Row, fitted: Fitted, image: Image) -> Classifier:
 
 
 def _rule(opened: Reopened, row: Row) -> Smoothing:
-    return next(rule for rule in smoothings(opened.bench.experiment) if rule.sigma == row.sigma)
+    return next(rule for rule in opened.bench.levels if rule.sigma == row.sigma)
 
 
 def _image(opened: Reopened, row: Row) -> Image:
@@ -212,4 +212,4 @@ def _image(opened: Reopened, row: Row) -> Image:
 
 
 def _finding(row: Row, sentence: str) -> Block:
-    return {"defence": row.defence, "id": row.id, "sigma": row.sigma, "sentence": sentence}
+    return {"defence": row.called, "id": row.id, "sigma": row.sigma, "sentence": sentence}

@@ -13,8 +13,8 @@ T = TypeVar("T")
 def certified(rows: Sequence[Row], each: int, seed: int) -> dict[str, list[Row]]:
     """At most `each` rows a defence whose radius is above 0."""
     sample = {}
-    for defence in dict.fromkeys(row.defence for row in rows):
-        there = [row for row in rows if row.defence == defence and row.radius > 0]
+    for defence in dict.fromkeys(row.called for row in rows):
+        there = [row for row in rows if row.called == defence and row.radius > 0]
         sample[defence] = _shuffled(there, seed, f"attacked {defence}")[:each]
     return sample
 
@@ -23,7 +23,7 @@ def levels(rows: Sequence[Row], wanted: int, seed: int) -> list[dict[str, Row]]:
     """At most `wanted` images, each at one noise level, with their rows by defence."""
     groups: dict[tuple[str, float], dict[str, Row]] = {}
     for row in rows:
-        groups.setdefault((row.id, row.sigma), {})[row.defence] = row
+        groups.setdefault((row.id, row.sigma), {})[row.called] = row
     return _shuffled(list(groups.values()), seed, "redrawn")[:wanted]
 
 
@@ -32,7 +32,7 @@ def opposed(rows: Sequence[Row], seed: int, *, most: int = 20) -> Iterator[tuple
     groups: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
         if row.prediction is not None:
-            groups.setdefault((row.defence, row.sigma), []).append(row)
+            groups.setdefault((row.called, row.sigma), []).append(row)
     turns = []
     for (defence, sigma), members in groups.items():
         few = _shuffled(members, seed, f"border {defence} {sigma!r}")[:most]

@@ -38,7 +38,8 @@ def predict(
         typer.echo(json.dumps(found, indent=2))
         return
     for item in found["images"]:
-        typer.echo(f"{item['path']}: {item['class']} ({item['probability']:.3f}){_smoothed(item)}")
+        for answer in item.get("findings", {"": item}).values():
+            typer.echo(f"{item['path']}: {answer['class']} ({answer['probability']:.3f}){_smoothed(answer)}")
     typer.echo(f"model {found['model']}, task {found['task']}, {found['defence']}; not a medical device", err=True)
 
 
@@ -69,7 +70,11 @@ def tasks(as_json: Json = False) -> None:
     rows = []
     for name in task_names():
         task = load_task(name)
-        rows.append({"name": name, "classes": "; ".join(task.classes), "licence": task.licence, "source": task.source})
+        kind = "findings, each there or not" if task.absent else "classes"
+        rows.append({
+            "name": name, "answers": kind, "classes": "; ".join(task.classes), "licence": task.licence,
+            "source": task.source,
+        })  # fmt: skip
     listing(rows, as_json)
 
 

@@ -23,7 +23,7 @@ def check(
     """Read every image once and tell what would make results wrong; exit code 1 where something would."""
     from medrobust.data.checked import check_text
     from medrobust.data.checking import check as look
-    from medrobust.data.task import load_task
+    from medrobust.data.taskfile import load_task
     from medrobust.models import load
 
     known = load_task(task) if task else None

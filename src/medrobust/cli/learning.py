@@ -72,6 +72,7 @@ def pretrain(
     surrogate: Annotated[str, typer.Option(help="The model that the pairs are attacked with.")] = "builtin",
     eps: Annotated[str, typer.Option(help="Of that attack, in linf: 8/255 or 0.03.")] = "8/255",
     attack_steps: Annotated[int, typer.Option(min=1, help="Of that attack.")] = 100,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Train a small CLIP on image-caption pairs and score it; the built-in model is made this way."""
@@ -81,7 +82,7 @@ def pretrain(
     wanted = load_recipe(recipe).timed(steps=steps, seed=seed)
     attacked = None if noise is None else _attacked(noise, surrogate, eps, attack_steps, wanted.training.seed)
     with reporter() as told:
-        made = build(wanted, out, attacked=attacked, start=from_, reporter=told)
+        made = build(wanted, out, attacked=attacked, start=from_, reporter=told, device=device)
     if as_json:
         typer.echo(json.dumps(made))
         return

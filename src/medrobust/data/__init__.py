@@ -6,5 +6,5 @@ from medrobust.data.sources import open_dataset as open_dataset
 from medrobust.data.sources import shots as shots
 from medrobust.data.task import Dataset as Dataset
 from medrobust.data.task import Task as Task
-from medrobust.data.task import load_task as load_task
-from medrobust.data.task import task_names as task_names
+from medrobust.data.taskfile import load_task as load_task
+from medrobust.data.taskfile import task_names as task_names

@@ -71,12 +71,14 @@ def check(
 def _told(source: str, task: Task | None, looks: Sequence[Look], preprocess: Preprocess) -> dict[str, Any]:
     whole = [look for look in looks if not look.broken]
     classes = task.classes if task else tuple(sorted({look.image.label for look in looks}))
+    many = bool(task and task.absent)
     return {
         "schema_version": 1,
         "source": source,
         "task": task.name if task else None,
         "images": len(looks),
-        "splits": _splits([look.image for look in looks], whole, classes),
+        "findings": many,
+        "splits": _splits([look.image for look in looks], whole, classes, findings=many),
         "sizes": _sizes(whole),
         "kinds": dict(Counter(look.kind for look in whole).most_common()),
         "duplicates": {"compared": "SHA-256 of the decoded pixels", **_duplicates(whole)},
@@ -109,11 +111,23 @@ def _look(image: Found, preprocess: Preprocess) -> Look:
     return Look(image, decoded.size, decoded.kind, decoded.frames, digest.hexdigest(), blank)
 
 
-def _splits(images: Sequence[Found], whole: Sequence[Look], classes: Sequence[str]) -> dict[str, Any]:
-    """For each split: how many readable images a class has, and what a constant answer would score."""
+def _splits(
+    images: Sequence[Found], whole: Sequence[Look], classes: Sequence[str], *, findings: bool
+) -> dict[str, Any]:
+    """For each split: how many readable images a class has, and what a constant answer would score.
+
+    Of findings, how many images have each; an image may count several times, or not at all.
+    """
     table = {}
     for split in dict.fromkeys(image.split for image in images):
-        counts = Counter(look.image.label for look in whole if look.image.split == split)
+        there = [look.image.label for look in whole if look.image.split == split]
+        if findings:
+            names = Counter(name for label in there for name in label.split(", "))
+            counted = {name: names[name] for name in (*classes, "no finding")}
+            table[split] = {"images": len(there), "classes": counted}
+            table[split] |= {"largest_over_smallest": None, "always_the_largest_class": None}
+            continue
+        counts = Counter(there)
         others = sorted(set(counts) - set(classes))
         sizes = {name: counts[name] for name in (*classes, *others)}
         total, largest, smallest = sum(sizes.values()), max(sizes.values()), min(sizes.values())
@@ -200,7 +214,7 @@ def _problems(told: dict[str, Any]) -> list[str]:
         problems.append(f"{len(groups)} pictures carry two or more labels, so some labels are wrong")
     if groups := told["duplicates"]["across_splits"]:
         problems.append(f"{len(groups)} pictures are in two or more splits, so scores on one are learned on the other")
-    for split, part in told["splits"].items():
+    for split, part in () if told["findings"] else told["splits"].items():
         if empty := [name for name, count in part["classes"].items() if not count]:
             where = "" if split == EVERY else f" in split {split}"
             problems.append(f"no readable image of {', '.join(map(repr, empty))}{where}")

@@ -1,27 +1,30 @@
-"""A task: the classes of a data set in label order, with the prompts that name them; and the images that carry them."""
+"""A task: the classes of a data set in label order, with the prompts that name them; and the images that carry them.
+
+Where several findings may be in one image, a label is the sum of 2^place over those that are there, and each finding
+is a task of its own, of two classes.
+"""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 
-from medrobust.errors import TaskError, nearest
+from medrobust.errors import TaskError
 from medrobust.types import Image, Images, Labels
+
+MOST_FINDINGS = 62  # a label is a sum of powers of two in 64 bits
 
 
 @dataclass(frozen=True)
 class Task:
     """Classes in label order, what folders or label columns call them, and the sentences that prompt for them.
 
-    Raises `TaskError` when there are fewer than two classes, when two classes share a name or an alias, or when a
-    template has not exactly one `{}`.
+    With `absent`, what prompts call the lack of each, the classes are findings that do not exclude each other.
+
+    Raises `TaskError` when there are fewer than two classes (one finding), when two classes share a name or an alias,
+    or when a template has not exactly one `{}`.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Task:
     licence: str = "not stated"
     citation: str = "not stated"
     medmnist: str | None = None  # name of its .npz file in MedMNIST
+    absent: tuple[str, ...] = ()  # for each class, where the classes are findings
+    of: "Task | None" = None  # the task whose one finding this is
 
     def __post_init__(self) -> None:
         _check_classes(self)
@@ -63,13 +68,27 @@ class Task:
         missing = [name for label, name in enumerate(self.classes) if label not in labels.values()]
         if unknown or missing:
             raise TaskError(
-                f"{where} has the classes {_quoted(labels)}, task {self.name} has {self.describe()}; "
+                f"{where} has the classes {quoted(labels)}, task {self.name} has {self.describe()}; "
                 + " and ".join(
-                    [f"{_quoted(unknown)} is unknown to the task"] * bool(unknown)
-                    + [f"{_quoted(missing)} is missing from the data"] * bool(missing)
+                    [f"{quoted(unknown)} is unknown to the task"] * bool(unknown)
+                    + [f"{quoted(missing)} is missing from the data"] * bool(missing)
                 )
             )
         return {name: label for name, label in labels.items() if label is not None}
+
+    def finding(self, place: int) -> "Task":
+        """The task of one finding alone: absent is label 0, there is label 1; its name is NAME#FINDING."""
+        name = self.classes[place]
+        return replace(
+            self, name=f"{self.name}#{name}", title=f"{self.title}: {name}", classes=(self.absent[place], name),
+            aliases=((), self.aliases[place]), medmnist=None, absent=(), of=self,
+        )  # fmt: skip
+
+    def says(self, label: int) -> str:
+        """A label in words: its class, or the findings that are there."""
+        if not self.absent:
+            return self.classes[label]
+        return ", ".join(name for place, name in enumerate(self.classes) if label >> place & 1) or "no finding"
 
     def describe(self) -> str:
         """The classes with their aliases, for a sentence to the user."""
@@ -103,6 +122,11 @@ class Dataset:
         """Those images (all by default), stacked."""
         return torch.stack([self.read(i) for i in (range(len(self)) if indices is None else indices)])
 
+    def finding(self, place: int) -> "Dataset":
+        """The same images, labelled by one finding alone."""
+        targets = tuple(target >> place & 1 for target in self.targets)
+        return replace(self, task=self.task.finding(place), targets=targets)
+
     def subset(self, indices: Sequence[int]) -> "Dataset":
         """Those images in that order."""
         rows = tuple(indices)
@@ -115,94 +139,11 @@ class Dataset:
         )
 
 
-def task_names() -> tuple[str, ...]:
-    """Names of the built-in tasks, sorted."""
-    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if _is_yaml(entry.name)))
-
-
-def load_task(name_or_path: str | Path) -> Task:
-    """A built-in task by name, or a user's own from a YAML file.
-
-    Raises `TaskError` when there is no such task or its file is wrong.
-
-    >>> load_task("pannuke").classes
-    ('benign', 'malignant')
-    """
-    name = str(name_or_path)
-    if name in task_names():
-        return _parse((_folder() / f"{name}.yaml").read_text(encoding="utf-8"), name)
-    if not _is_yaml(name):
-        raise TaskError(
-            f"there is no task {name!r}{nearest(name.lower(), task_names())}; "
-            f"the tasks are {', '.join(task_names())}, or give the path of a .yaml file"
-        )
-    try:
-        text = Path(name_or_path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise TaskError(f"task file {name} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise TaskError(f"task file {name} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    return _parse(text, name)
-
-
-def _folder() -> Traversable:
-    return resources.files("medrobust.data") / "tasks"
-
-
-def _is_yaml(name: str) -> bool:
-    return name.lower().endswith((".yaml", ".yml"))
-
-
-def _parse(text: str, where: str) -> Task:
-    try:
-        found = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets an impossible date through as a ValueError
-        raise TaskError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
-    try:
-        _check_keys(found, {field.name: field.default is MISSING for field in fields(Task) if field.name != "aliases"})
-        rows = found.pop("classes")
-        if not isinstance(rows, list):
-            raise TaskError(f"classes is {rows!r}, expected a list with a name and aliases for each")
-        for row in rows:
-            _check_keys(row, {"name": True, "aliases": False})
-        return Task(
-            classes=tuple(_text(row["name"], "the name of a class") for row in rows),
-            aliases=tuple(_texts(row.get("aliases", []), f"aliases of {row['name']!r}") for row in rows),
-            templates=_texts(found.pop("templates"), "templates"),
-            **{key: _text(value, key) for key, value in found.items()},
-        )
-    except TaskError as error:
-        raise TaskError(f"{where}: {error}") from error
-
-
-def _check_keys(found: Any, needed: Mapping[str, bool]) -> None:
-    if not isinstance(found, dict):
-        raise TaskError(f"found {found!r}, expected the keys {', '.join(needed)}")
-    for key in found:
-        if key not in needed:
-            raise TaskError(f"unknown key {key!r}{nearest(str(key), needed)}; the keys are {', '.join(needed)}")
-    missing = [key for key, required in needed.items() if required and key not in found]
-    if missing:
-        raise TaskError(f"{_quoted(missing)} is missing; the keys are {', '.join(needed)}")
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise TaskError(f"{what} is {value!r}, expected text; put it in quotes")
-    return value
-
-
-def _texts(value: Any, what: str) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TaskError(f"{what} is {value!r}, expected a list of texts")
-    return tuple(_text(item, f"an item of {what}") for item in value)
-
-
-def _quoted(names: Iterable[str]) -> str:
+def quoted(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names)) or "none"
 
 
-def _plain(label_text: str) -> str:
+def plain(label_text: str) -> str:
     return re.sub(r"[\s_-]+", " ", label_text).strip().casefold()
 
 
@@ -211,7 +152,7 @@ def _labels_by_name(task: Task) -> dict[str, int]:
     labels: dict[str, int] = {}
     for label, names in enumerate(zip(task.classes, task.aliases, strict=True)):
         for name in (names[0], *names[1]):
-            other = labels.setdefault(_plain(name), label)
+            other = labels.setdefault(plain(name), label)
             if other != label:
                 raise TaskError(
                     f"task {task.name}: {name!r} belongs to two classes, {task.classes[other]!r} (label {other}) and "
@@ -221,7 +162,7 @@ def _labels_by_name(task: Task) -> dict[str, int]:
 
 
 def _find(task: Task, label_text: str) -> int | None:
-    found = _labels_by_name(task).get(_plain(label_text))
+    found = _labels_by_name(task).get(plain(label_text))
     number = label_text.strip()
     if (
         found is None
@@ -235,14 +176,21 @@ def _find(task: Task, label_text: str) -> int | None:
 
 
 def _check_classes(task: Task) -> None:
-    if len(task.classes) < 2:
+    if len(task.classes) < (1 if task.absent else 2):
         raise TaskError(f"task {task.name} has {len(task.classes)} class, expected at least two")
     if len(task.aliases) != len(task.classes):
         raise TaskError(f"task {task.name} has {len(task.classes)} classes but aliases for {len(task.aliases)}")
-    plain = [_plain(name) for name in task.classes]
-    twice = [name for i, name in enumerate(task.classes) if plain[i] in plain[:i]]
+    spelt = [plain(name) for name in task.classes]
+    twice = [name for i, name in enumerate(task.classes) if spelt[i] in spelt[:i]]
     if twice:
         raise TaskError(f"task {task.name} names the class {twice[0]!r} twice; class names must differ")
+    comma = next((name for name in task.classes if task.absent and "," in name), None)
+    if comma:
+        raise TaskError(f"task {task.name}: the finding {comma!r} has a comma, which stands between findings")
+    same = [name for name, lack in zip(task.classes, task.absent, strict=False) if plain(name) == plain(lack)]
+    if same or (task.absent and len(task.absent) != len(task.classes)) or len(task.absent) > MOST_FINDINGS:
+        wrong = f"calls {same[0]!r} and its lack alike" if same else f"has {len(task.absent)} names for absent findings"
+        raise TaskError(f"task {task.name} {wrong}; expected another one for each of at most {MOST_FINDINGS} findings")
     _labels_by_name(task)
 
 

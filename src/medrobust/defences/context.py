@@ -13,7 +13,7 @@ from torch import Tensor
 from medrobust.data.augment import augment
 from medrobust.data.sources import shots
 from medrobust.data.task import Dataset, Task
-from medrobust.defences.heads import CosineHead, context_names, start_context, text_prototypes
+from medrobust.defences.heads import CosineHead, context_names, start_context, start_template, text_prototypes
 from medrobust.training import Progress, Schedule, descend
 from medrobust.types import Context, Features, Images, State, VisionLanguageModel
 
@@ -122,7 +122,7 @@ def first_context(
 ) -> Context:
     """Where a context starts: N(0, 0.02^2), or the words of the first template."""
     if settings.start == "template":
-        return start_context(model, task.templates[0])
+        return start_context(model, start_template(task))
     width = model.embed_words("a").shape[1]
     return 0.02 * torch.randn(settings.words, width, generator=generator)
 

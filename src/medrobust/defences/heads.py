@@ -96,6 +96,14 @@ def context_names(task: Task) -> tuple[str, ...]:
     return tuple(f"{name}." for name in task.classes)
 
 
+def start_template(task: Task) -> str:
+    """The first template with words before the class name; CoOp's own start where a task has none, e.g. only `{}`.
+
+    References: Zhou et al., IJCV 2022, section 3.2 ("a photo of a").
+    """
+    return next((one for one in task.templates if one.split("{}")[0].strip()), "a photo of a {}")
+
+
 def start_context(model: VisionLanguageModel, template: str) -> Context:
     """The word embeddings of a template's words before the class name (paper: "An H&E image patch of").
 

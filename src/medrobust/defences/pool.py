@@ -7,7 +7,14 @@ from torch import Tensor
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import merged
 from medrobust.defences.context import add_noise
-from medrobust.defences.heads import CosineHead, context_names, prompt_head, start_context, text_prototypes
+from medrobust.defences.heads import (
+    CosineHead,
+    context_names,
+    prompt_head,
+    start_context,
+    start_template,
+    text_prototypes,
+)
 from medrobust.defences.promptsmooth import entropy_of_mean
 from medrobust.training import Progress, Schedule, descend
 from medrobust.types import Classifier, Defence, State, VisionLanguageModel
@@ -40,7 +47,7 @@ def pool(settings: Pool | None = None) -> Defence:
     ) -> State:
         order = torch.randperm(len(data), generator=generator)[: chosen.images].tolist()
         images = data.images(order)
-        context = start_context(model, data.task.templates[0]).requires_grad_(True)
+        context = start_context(model, start_template(data.task)).requires_grad_(True)
         names = context_names(data.task)
 
         def loss(_step: int) -> Tensor:

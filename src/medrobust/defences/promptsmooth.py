@@ -15,7 +15,7 @@ from torch import Tensor
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import merged
 from medrobust.defences.context import ContextSettings, learn_context
-from medrobust.defences.heads import CosineHead, PromptHead, prompt_head, start_context, text_prototypes
+from medrobust.defences.heads import CosineHead, PromptHead, prompt_head, start_context, start_template, text_prototypes
 from medrobust.training import Progress
 from medrobust.types import (
     Classifier,
@@ -70,7 +70,7 @@ def promptsmooth(settings: PromptSmooth | None = None) -> Defence:
     def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
         base = merged(model, state)
         zero = chosen.mode == "zero-shot"
-        context = start_context(base, task.templates[0]) if zero else state["context"].to(base.device)
+        context = start_context(base, start_template(task)) if zero else state["context"].to(base.device)
         return Classifier(base.encode_image, prompt_head(base, task, context))
 
     def tune(classifier: Classifier, image: Image, *, sigma: float, generator: torch.Generator) -> Classifier:

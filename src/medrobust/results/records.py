@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple, get_args
 from medrobust.results.journal import Form, read, values_of
 from medrobust.smoothing.sequential import Stopping, certified_radius, record_of
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Scope = Literal["model", "tuned on input"]  # as in types.py, which would load torch
 
 
 class Key(NamedTuple):
-    """What a run holds once: an image, a noise level, a defence."""
+    """What a run holds once: an image, a noise level, a defence (with its finding, as `called` names both)."""
 
     id: str
     sigma: float
@@ -25,9 +25,20 @@ class Key(NamedTuple):
         return f"{self.id} at sigma {self.sigma:g} under {self.defence}"
 
 
+def called(defence: str, finding: str | None) -> str:
+    """What tables call a defence, or its answers about one finding.
+
+    >>> called("zero-shot", None), called("zero-shot", "edema")
+    ('zero-shot', 'zero-shot: edema')
+    """
+    return defence if finding is None else f"{defence}: {finding}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One certificate of one image at one sigma under one defence; raises ValueError where it contradicts itself.
+
+    Of a task with findings there is a row for each: its classes are 0 (absent) and 1 (there), its `alpha` a part.
 
     `radius` is l2 in pixels of [0, 1]. A right answer can hold at radius 0.0 (a rule that tests a grid of radii may
     settle no more); only `prediction=None` means that the classifier abstains.
@@ -37,6 +48,7 @@ class Row:
     id: str
     label: int
     defence: str
+    finding: str | None = None
     sigma: float
     clean: int | None  # answer on the noiseless image; None where the logits were not finite
     selected: int | None  # class chosen by the selection draws
@@ -77,7 +89,12 @@ class Row:
     @property
     def key(self) -> Key:
         """What names this row within a run."""
-        return Key(self.id, self.sigma, self.defence)
+        return Key(self.id, self.sigma, self.called)
+
+    @property
+    def called(self) -> str:
+        """The defence, with the finding where there is one."""
+        return called(self.defence, self.finding)
 
     @property
     def correct(self) -> bool:
@@ -86,10 +103,10 @@ class Row:
 
 
 _FLOATS = {"sigma", "radius", "alpha"}
-_STRINGS = {"id", "defence"}
+_STRINGS = {"id", "defence", "finding"}
 _CHOICES = {"stopping": get_args(Stopping), "scope": get_args(Scope)}
 _LISTS = {"grid"}
-_MAY_BE_NULL = {"clean", "selected", "prediction"}
+_MAY_BE_NULL = {"clean", "selected", "prediction", "finding"}
 
 
 def to_line(row: Row) -> str:

@@ -9,7 +9,6 @@ denominator.
 import json
 import math
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,12 @@ from scipy.stats import binomtest
 
 from medrobust.errors import RunError
 from medrobust.files import replace_text
+from medrobust.results.findings import by_finding, joint, names_of
 from medrobust.results.records import Row
+from medrobust.results.shares import certified as certified
+from medrobust.results.shares import number_key as number_key
+from medrobust.results.shares import share as share
+from medrobust.results.shares import share_of as share_of
 from medrobust.smoothing import bounds
 from medrobust.smoothing.sequential import largest_radius, record_of
 
@@ -34,21 +38,11 @@ class PairedGain(NamedTuple):
     p_value: float
 
 
-def number_key(number: float) -> str:
-    """A radius or sigma as a key of JSON, without needless digits.
-
-    >>> number_key(0.25), number_key(1.0), number_key(0.1234567)
-    ('0.25', '1', '0.1234567')
-    """
-    short = f"{number:g}"
-    return short if float(short) == number else repr(number)
-
-
 def grouped(rows: Iterable[Row]) -> Groups:
     """Rows by sigma and defence; raises RunError where a group mixes settings or holds an image twice."""
     groups: Groups = {}
     for row in rows:
-        groups.setdefault(row.sigma, {}).setdefault(row.defence, []).append(row)
+        groups.setdefault(row.sigma, {}).setdefault(row.called, []).append(row)
     for sigma, defences in groups.items():
         for defence, members in defences.items():
             _check_alike(defence, sigma, members)
@@ -76,24 +70,25 @@ def _check_alike(defence: str, sigma: float, rows: Sequence[Row]) -> None:
         raise RunError(f"{defence} at sigma {sigma:g} holds an image twice; certify each run into its own --out")
 
 
-def certified(row: Row, radius: float) -> bool:
-    """The answer is right, and no change smaller than `radius` alters it."""
-    return row.correct and row.radius >= radius
-
-
 def summarise(rows: Sequence[Row], radii: Sequence[float]) -> Summary:
     """What summary.json holds: one block a sigma under `by_sigma`, that of the first sigma also at the top.
 
     Keys of radii and sigmas are written by `number_key`. `mean_samples` counts the draws of the estimate, without
-    those of the selection. Raises RunError where there are no rows or a table would mix settings.
+    those of the selection. Of images with several findings a block tells where all answers are right, certified or
+    given, and under `findings` each by itself. Raises RunError where there are no rows or a table would mix settings.
     """
-    groups = grouped(rows)
+    grouped(rows)
+    groups = grouped(joint(rows))
     if not groups:
         raise RunError("there are no certificates to tell of; run `medrobust certify` first")
     if not all(radius >= 0 and math.isfinite(radius) for radius in radii):
         raise RunError(f"radii are {list(radii)}, must be finite and not negative")
     grid = sorted({float(radius) for radius in radii})
     blocks = {number_key(sigma): _block(sigma, defences, grid) for sigma, defences in groups.items()}
+    names = names_of(rows)
+    for sigma, block in zip(groups, blocks.values(), strict=True) if names else ():
+        block["findings"] = by_finding([row for row in rows if row.sigma == sigma], grid)
+        block["expected_false_certificates"] *= len(names)
     first = next(iter(blocks.values()))
     return {"schema_version": SCHEMA_VERSION, **first, "sigmas": list(groups), "by_sigma": blocks}
 
@@ -129,22 +124,6 @@ def _block(sigma: float, defences: dict[str, list[Row]], radii: Sequence[float])
         "largest_radius": _largest_radius(every),
         "expected_false_certificates": max(row.alpha for row in every) * images,
     }
-
-
-def share(hits: int, total: int) -> dict[str, float | int]:
-    """Value, exact 95 % interval, hits and total of a share."""
-    return dict(_interval(hits, total)._asdict())
-
-
-def share_of(hits: Iterable[bool]) -> dict[str, float | int]:
-    """The share of those that hold."""
-    found = list(hits)
-    return share(sum(found), len(found))
-
-
-@lru_cache(maxsize=4096)
-def _interval(hits: int, total: int) -> bounds.Interval:
-    return bounds.interval(hits, total)
 
 
 def _mean_down(radii: Sequence[float]) -> float | None:

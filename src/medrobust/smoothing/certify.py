@@ -48,7 +48,7 @@ class Smoothing:
         fewest = fewest_trials(self.alpha)
         if self.estimation < fewest:
             raise SmoothingError(
-                f"n = {self.estimation} draws can certify nothing at alpha = {self.alpha}: even if all of them agree "
+                f"n = {self.estimation} draws can certify nothing at alpha = {self.alpha:g}: even if all of them agree "
                 f"every image abstains; take n >= {fewest} (n = 1000 reaches radius "
                 f"{largest_radius(1000, self.alpha, self.sigma):.3f}, n = 10000 reaches "
                 f"{largest_radius(10_000, self.alpha, self.sigma):.3f})"

@@ -34,6 +34,10 @@ class Batch:
     captions: tuple[str, ...]
     caption_of: Int[Tensor, " batch"]
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device; pairs are drawn and changed on the CPU."""
+        return Batch(self.images.to(device), self.captions, self.caption_of.to(device))
+
 
 def captions_of(task: Task, book: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     """All captions of each class: the task's templates and the book's frames, over class names and synonyms.

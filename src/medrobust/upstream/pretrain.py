@@ -2,13 +2,16 @@
 
 Reference: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021. All
 images that a caption describes are its matches, as in Yang et al., "Unified contrastive learning in image-text-label
-space", CVPR 2022; where every image has a caption of its own this is CLIP's loss.
+space", CVPR 2022; where every image has a caption of its own this is CLIP's loss. Leaving out patches: Li et al.,
+"Scaling language-image pre-training via masking", CVPR 2023.
 """
 
 import copy
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from medrobust.checkpoint import Checkpoint
 from medrobust.models.clip import silent
 from medrobust.models.prompting import token_rows
 from medrobust.seeds import stream
-from medrobust.training import Progress, Schedule, descend
+from medrobust.training import Progress, Schedule, Session, descend
 from medrobust.upstream.pairs import Batch, Pairs, batches
 from medrobust.upstream.recipe import Recipe
 from medrobust.upstream.tokenizer import train_tokenizer
@@ -28,6 +32,7 @@ from medrobust.upstream.tokenizer import train_tokenizer
 # Mean and standard deviation of CLIP's own preprocessing
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LARGEST_SCALE = math.log(100)
+CPU = torch.device("cpu")
 
 
 def pretrain(
@@ -36,10 +41,13 @@ def pretrain(
     *,
     start: tuple[Any, Any] | None = None,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+    device: torch.device = CPU,
 ) -> tuple[nn.Module, Any]:
     """A network (`transformers.CLIPModel`) and its tokenizer, trained as the recipe says; from `start`, if given.
 
-    Captions that are too long are cut off, as CLIP does. Raises TrainingError where the loss is not finite.
+    With a checkpoint, a training cut off goes on. Captions that are too long are cut off, as CLIP does. Raises
+    TrainingError where the loss is not finite.
     """
     texts = [caption for pairs in sources for captions in pairs.captions for caption in captions]
     sizes, training = recipe.architecture, recipe.training
@@ -47,14 +55,17 @@ def pretrain(
     tokens = {
         text: tokenizer(text, truncation=True, max_length=sizes.context_length)["input_ids"] for text in set(texts)
     }
-    network.train()
-    draw = batches(sources, training.batch, stream(training.seed, "pretrain"))
+    network.to(device).train()
+    generator = stream(training.seed, "pretrain")
+    draw = batches(sources, training.batch, generator)
     average = copy.deepcopy(network)
+    whole_from = training.steps - training.unmasked if training.masked else 0
 
-    def loss(_step: int) -> Tensor:
-        batch = draw()
-        rows = token_rows([tokens[text] for text in batch.captions], words=0, limit=sizes.context_length)
-        return contrastive_loss(network, batch, rows)
+    def loss(step: int) -> Tensor:
+        batch = draw().to(device)
+        rows = token_rows([tokens[text] for text in batch.captions], words=0, limit=sizes.context_length).to(device)
+        with nullcontext() if step >= whole_from else masked(network, training.masked, generator):
+            return contrastive_loss(network, batch, rows)
 
     def after(step: int) -> None:
         with torch.no_grad():
@@ -65,11 +76,37 @@ def pretrain(
         loss,
         _optimiser(network, training.weight_decay),
         Schedule(training.lr, training.steps, warmup=training.warmup),
-        progress=progress,
         clip_norm=1.0,
         after=after,
+        session=Session(progress, checkpoint=_with(checkpoint, average, generator)),
     )
-    return average.eval(), tokenizer
+    return average.to(CPU).eval(), tokenizer
+
+
+def _with(checkpoint: Checkpoint | None, average: nn.Module, generator: torch.Generator) -> Checkpoint | None:
+    """What a pre-training needs besides, to go on as if nothing had happened."""
+    return checkpoint and replace(checkpoint, beside=tuple(average.parameters()), generator=generator)
+
+
+@contextmanager
+def masked(network: Any, share: float, generator: torch.Generator) -> Iterator[None]:
+    """Meanwhile the vision tower sees a part of each image's patches, drawn anew at every pass; one at least.
+
+    They are left out after the position embeddings, so that each keeps its place, and cost nothing from there on.
+    """
+
+    def leave_out(_module: nn.Module, _given: Any, tokens: Float[Tensor, "batch tokens width"]) -> Tensor:
+        count, patches = len(tokens), tokens.shape[1] - 1
+        kept = max(1, round((1 - share) * patches))
+        places = torch.rand(count, patches, generator=generator).topk(kept).indices.sort().values + 1
+        places = torch.cat([torch.zeros(count, 1, dtype=torch.long), places], dim=1).to(tokens.device)
+        return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[2]))
+
+    hook = network.vision_model.embeddings.register_forward_hook(leave_out)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _untrained(recipe: Recipe, texts: Sequence[str]) -> tuple[Any, Any]:
@@ -82,7 +119,7 @@ def _untrained(recipe: Recipe, texts: Sequence[str]) -> tuple[Any, Any]:
 
 def contrastive_loss(network: Any, batch: Batch, rows: Int[Tensor, "captions tokens"]) -> Float[Tensor, ""]:
     """Cross-entropy both ways over the batch; a caption's target is shared by the images that it describes."""
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    mean, std = (torch.tensor(three, device=batch.images.device).view(3, 1, 1) for three in (MEAN, STD))
     images = network.get_image_features(pixel_values=(batch.images - mean) / std).pooler_output
     texts = network.get_text_features(input_ids=rows).pooler_output
     logits = network.logit_scale.exp() * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T

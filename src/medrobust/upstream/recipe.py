@@ -1,5 +1,6 @@
 """A recipe for contrastive pre-training: architecture, image-caption sources and training settings in one value."""
 
+import math
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -57,7 +58,11 @@ class Source(_Frozen):
 
 
 class Training(_Frozen):
-    """AdamW with warm-up and cosine decay; the saved weights are an exponential moving average."""
+    """AdamW with warm-up and cosine decay; the saved weights are an exponential moving average.
+
+    `masked`: the share of an image's patches that is left out, drawn anew at every step, which saves about that share
+    of the computation; the last `unmasked` steps see whole images.
+    """
 
     steps: int = Field(gt=0)
     batch: int = Field(gt=1)
@@ -65,6 +70,8 @@ class Training(_Frozen):
     weight_decay: float = Field(ge=0)
     warmup: int = Field(ge=0)
     average: float = Field(ge=0, lt=1)
+    masked: float = Field(default=0.0, ge=0, lt=1)
+    unmasked: int = Field(default=0, ge=0)
     seed: int = 0
 
 
@@ -77,10 +84,14 @@ class Recipe(_Frozen):
     training: Training
 
     def timed(self, *, steps: int | None = None, seed: int | None = None) -> "Recipe":
-        """The same recipe with so many steps and another seed; warm-up takes half of the steps at most."""
+        """The same recipe with so many steps and another seed.
+
+        Warm-up takes half of the steps at most, and those without masking their share of the recipe's.
+        """
         changes = {} if seed is None else {"seed": seed}
         if steps is not None:
-            changes |= {"steps": steps, "warmup": min(self.training.warmup, steps // 2)}
+            unmasked = math.ceil(self.training.unmasked * steps / self.training.steps)
+            changes |= {"steps": steps, "warmup": min(self.training.warmup, steps // 2), "unmasked": unmasked}
         return self.model_copy(update={"training": self.training.model_copy(update=changes)})
 
 

@@ -10,7 +10,7 @@ from medrobust.data.sources.medmnist import find_archive, is_archive_name
 from medrobust.data.sources.phantom import is_phantom, open_phantom
 from medrobust.data.sources.selection import shots
 from medrobust.data.task import Dataset, Task
-from medrobust.errors import DataError
+from medrobust.errors import DataError, TaskError
 from medrobust.types import Preprocess
 
 __all__ = ["open_dataset", "shots"]
@@ -24,6 +24,7 @@ def open_dataset(
     split: str = "test",
     skip_broken: bool = False,
     limit: int | None = None,
+    findings: bool = False,
 ) -> Dataset:
     """The labelled images of one split of a source, every one of them known to decode.
 
@@ -34,17 +35,22 @@ def open_dataset(
 
     Images come in turn from every class. `limit` takes that many, always the same, so that those of a smaller limit
     are the beginning of those of a larger one; broken images count. With `skip_broken`, images that cannot be
-    decoded are left out and their ids stand in `Dataset.skipped`.
+    decoded are left out and their ids stand in `Dataset.skipped`. A task with findings is refused unless `findings`
+    says that the caller knows what its labels are.
 
     Raises `DataError` or `TaskError` with one sentence when the source is not what it should be or does not fit the
     task, and `BrokenImageError` when an image cannot be decoded.
     """
     name, path = str(source), Path(source)
+    if not findings:
+        _one_answer(task)
     if is_phantom(name):
         return open_phantom(name, task, preprocess=preprocess, split=split, limit=limit)
     if is_archive_name(name):
         archive = find_archive(name)
         task = task or task_of(archive)
+        if not findings:
+            _one_answer(task)
         return open_archive(archive, task, source=name, preprocess=preprocess, split=split, limit=limit)
     if path.is_dir() or path.suffix.lower() in (".csv", ".jsonl"):
         if task is None:
@@ -58,3 +64,11 @@ def open_dataset(
         "takes a folder with one sub-folder a class, a .csv or .jsonl manifest, an .npz file, a MedMNIST name such as "
         "bloodmnist, or phantom"
     )
+
+
+def _one_answer(task: Task | None) -> None:
+    if task is not None and task.absent:
+        raise TaskError(
+            f"several findings of task {task.name} may be in one image, and here an image has one answer; ask for one "
+            f"of them by '#{task.classes[0]}' behind the task's name or file"
+        )

@@ -10,7 +10,9 @@ import numpy as np
 from medrobust.data.image import from_array
 from medrobust.data.sources.medmnist import medmnist_tasks
 from medrobust.data.sources.selection import balanced
-from medrobust.data.task import Dataset, Task, load_task
+from medrobust.data.sources.ticks import masks, several
+from medrobust.data.task import Dataset, Task
+from medrobust.data.taskfile import load_task
 from medrobust.errors import DataError
 from medrobust.types import Image, Preprocess
 
@@ -34,10 +36,11 @@ def open_archive(
 ) -> Dataset:
     """One split of the file, held in memory; the ids are `{split}/{row}`.
 
-    Images are uint8, `N x H x W` or `N x H x W x 3`; labels are integers, `N` or `N x 1`. Nothing is unpickled, and a
-    class may have no image. Raises `DataError` with what was found and what was expected.
+    Images are uint8, `N x H x W` or `N x H x W x 3`; labels are integers, `N` or `N x 1`, or a column of 0 and 1 for
+    each finding of the task. Nothing is unpickled, and a class may have no image. Raises `DataError` with what was
+    found and what was expected.
     """
-    images, targets = read_split(path, split)
+    images, targets = read_split(path, split, task)
     _check_range(targets, task, f"{path}: {split}_labels")
     rows = balanced(targets, limit)
     chosen = images[rows]
@@ -55,11 +58,16 @@ def open_archive(
     )
 
 
-def read_split(path: Path, split: str) -> tuple[np.ndarray, list[int]]:
-    """Images and label numbers, whatever the classes are. Raises `DataError` as `open_archive` does."""
+def read_split(path: Path, split: str, task: Task | None = None) -> tuple[np.ndarray, list[int]]:
+    """Images and label numbers, whatever the classes are, unless they are findings.
+
+    Raises `DataError` as `open_archive` does.
+    """
     images, labels = _arrays(path, split, "images", "labels")
     _check_images(images, f"{path}: {split}_images")
-    targets = _targets(labels, f"{path}: {split}_labels")
+    where = f"{path}: {split}_labels"
+    alone = task is not None and task.of is not None and labels.size == len(labels)  # its own labels
+    targets = masks(labels, task, where) if task and several(task) and not alone else _targets(labels, where)
     if len(images) != len(targets):
         raise DataError(f"{path} has {len(images)} images but {len(targets)} labels in split {split}")
     return images, targets
@@ -118,7 +126,10 @@ def _check_images(images: np.ndarray, where: str) -> None:
 
 def _targets(labels: np.ndarray, where: str) -> list[int]:
     if labels.ndim == 2 and labels.shape[1] > 1:
-        raise DataError(f"{where} has {labels.shape[1]} columns, so an image has several labels; expected one column")
+        raise DataError(
+            f"{where} has {labels.shape[1]} columns, so an image has several labels; expected one column, or a task "
+            "with `findings`"
+        )
     if labels.ndim not in (1, 2) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{where} is {labels.dtype} of shape {labels.shape}, expected integers of shape N or N x 1")
     targets: list[int] = labels.reshape(-1).tolist()
@@ -126,6 +137,8 @@ def _targets(labels: np.ndarray, where: str) -> list[int]:
 
 
 def _check_range(targets: list[int], task: Task, where: str) -> None:
+    if task.absent:
+        return
     for row, label in enumerate(targets):
         if not 0 <= label < len(task.classes):
             raise DataError(

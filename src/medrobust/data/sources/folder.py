@@ -5,7 +5,7 @@ from pathlib import Path
 from medrobust.data.dicom import DICOM_SUFFIXES
 from medrobust.data.sources.files import LabelledFile
 from medrobust.data.task import Task
-from medrobust.errors import DataError
+from medrobust.errors import DataError, TaskError
 
 SUFFIXES = DICOM_SUFFIXES | {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"
@@ -20,6 +20,11 @@ def list_folder(folder: Path, task: Task, split: str) -> list[LabelledFile]:
     images must lie directly in their class folder. Raises `TaskError`, listing both sides, when class folders and
     classes differ, and `DataError` when there is nothing to read.
     """
+    if task.absent:
+        raise TaskError(
+            f"{folder} has one class an image, and several findings of task {task.name} may be in one; list the images "
+            "in a manifest with a column of 1 and 0 for each"
+        )
     root = _split_folder(folder, split)
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not names:

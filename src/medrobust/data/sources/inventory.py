@@ -11,7 +11,7 @@ from medrobust.data.dicom import is_dicom
 from medrobust.data.image import decode, decoded_array
 from medrobust.data.sources.archive import read_split, splits_of, task_of
 from medrobust.data.sources.folder import SPLITS, SUFFIXES
-from medrobust.data.sources.manifest import read_rows
+from medrobust.data.sources.manifest import Row, label_of, read_rows
 from medrobust.data.sources.medmnist import find_archive, is_archive_name
 from medrobust.data.sources.phantom import COUNTS, count_of, is_phantom, phantom_task
 from medrobust.data.task import Task
@@ -96,15 +96,14 @@ def _manifest(manifest: Path, task: Task | None) -> Inventory:
     images: list[Found] = []
     faults: list[Remark] = []
     lines: dict[tuple[str, str], int] = {}
-    rows = read_rows(manifest)
+    rows = read_rows(manifest, task)
     if not rows:
         raise DataError(f"manifest {manifest} has no row")
     for row in rows:
         split = row.split or EVERY
-        label, known = _class_of(row.label, task)
-        if not known and task is not None:
-            text = f"line {row.line}: task {task.name} has no class {row.label!r}: {task.describe()}"
-            faults.append(Remark(split, text))
+        label, fault = _told_by(row, task)
+        if fault:
+            faults.append(Remark(split, f"line {row.line}: {fault}"))
         first = lines.setdefault((split, row.id), row.line)
         if first != row.line:
             faults.append(Remark(split, f"line {row.line}: the id {row.id!r} stands in line {first} already"))
@@ -124,11 +123,14 @@ def _archive(path: Path, task: Task | None) -> Inventory:
     except DataError:
         task = None  # label numbers are the classes
     for split in splits_of(path):
-        pixels, targets = read_split(path, split)
+        pixels, targets = read_split(path, split, task)
         for row, target in enumerate(targets):
-            label = str(target) if task is None or not 0 <= target < len(task.classes) else task.classes[target]
+            known = task is not None and (bool(task.absent) or 0 <= target < len(task.classes))
+            label = task.says(target) if task is not None and known else str(target)
             images.append(Found(f"{split}/{row}", split, label, partial(decoded_array, pixels[row])))
-        if task is not None and (wrong := {target for target in targets if not 0 <= target < len(task.classes)}):
+        if task is None or task.absent:
+            continue
+        if wrong := {target for target in targets if not 0 <= target < len(task.classes)}:
             text = f"split {split} has the labels {sorted(wrong)}, task {task.name} has 0 to {len(task.classes) - 1}"
             faults.append(Remark(split, text))
     return Inventory(images, task, tuple(faults))
@@ -159,6 +161,18 @@ def _class_of(name: str, task: Task | None) -> tuple[str, bool]:
         return task.classes[task.index_of(name)], True
     except TaskError:
         return name, False
+
+
+def _told_by(row: Row, task: Task | None) -> tuple[str, str]:
+    """What a row of a manifest says, and what is wrong with it."""
+    if task is None:
+        return row.label, ""
+    try:
+        return task.says(label_of(row, task)), ""
+    except DataError as error:
+        return row.label, str(error)
+    except TaskError:
+        return row.label, f"task {task.name} has no class {row.label!r}: {task.describe()}"
 
 
 def _is_unnamed_dicom(path: Path) -> bool:

@@ -5,7 +5,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from medrobust.data.task import load_task, task_names
+from medrobust.data.taskfile import load_task, task_names
 from medrobust.errors import DataError
 
 SIZES = (28, 64, 128, 224)  # pixels; a file of 28 is official without its size in the name

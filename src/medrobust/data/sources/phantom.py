@@ -2,7 +2,8 @@
 
 from medrobust.data.image import from_array
 from medrobust.data.sources.selection import balanced
-from medrobust.data.task import Dataset, Task, load_task
+from medrobust.data.task import Dataset, Task
+from medrobust.data.taskfile import load_task
 from medrobust.errors import DataError, TaskError
 from medrobust.types import Image, Preprocess
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from medrobust.files import replace_text
+from medrobust.results.findings import joint
 from medrobust.results.records import Row
 from medrobust.results.report.attacked import Notes, attack_headline, attack_section, attacked_markdown
 from medrobust.results.report.audited import Audit, all_findings, audit_markdown, checks, sentence_of, verdict
 from medrobust.results.report.curve import attack_curve_svg, curve_svg
 from medrobust.results.report.figure import GRID, INK, PAPER
+from medrobust.results.report.findings import finding_lines, headings
 from medrobust.results.report.markdown import markdown_table, radius_text, span
 from medrobust.results.report.sentences import abstentions, constant_answers, headline
 from medrobust.results.report.together import together, together_markdown
@@ -35,9 +37,10 @@ def write_report(
     `task` has title, classes (in label order), source, licence; `model` name, licence, sha256, source. An example has
     png_base64, label (class number or text), answers: {defence: {"answer": class number, text or None where it
     abstains, "radius": l2}} and, if it likes, their sigma; `audit` is what audit.json holds, `notes` what
-    attacked.json holds. The same arguments give the same bytes. Raises RunError where the folder cannot be written.
+    attacked.json holds. Of images with findings the curves and sentences are of all answers of an image together. The
+    same arguments give the same bytes. Raises RunError where the folder cannot be written.
     """
-    page = run_folder / "report.html"
+    page, rows = run_folder / "report.html", joint(rows)
     if summary["sigmas"]:
         replace_text(run_folder / "certified_accuracy.svg", curve_svg(summary, rows))
     under_attack = attack_curve_svg(summary)
@@ -112,7 +115,9 @@ def _part(index: int, block: Summary, rows: dict[str, list[Row]], classes: Seque
         "best": _best(block),
         "curve": inline(svg, f"curve{index}-"),
         "middle": middle,
-        "classes": _by_class(rows, classes, middle),
+        "classes": [] if "findings" in block else _by_class(rows, classes, middle),
+        "findings": finding_lines(block),
+        "finding_heads": headings(finding_lines(block)),
         "abstentions": abstentions(block, rows),
         "constant": constant_answers(block, rows),
     }

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from medrobust.results.report.findings import finding_lines, headings
 from medrobust.results.tables import Summary, number_key
 from medrobust.smoothing import bounds
 
@@ -13,7 +14,7 @@ def markdown_table(summary: Summary, sigma: float | None = None) -> str:
     """One table a sigma (or that of `sigma` only): a row a defence, with its scope and exact 95 % intervals."""
     sigmas = summary["sigmas"] if sigma is None else [sigma]
     blocks = [summary["by_sigma"][number_key(noise)] for noise in sigmas]
-    tables = "\n".join(_table(block) for block in blocks)
+    tables = "\n".join(_table(block) + _findings_table(block) for block in blocks)
     tuned = any(scope != "model" for block in blocks for scope in block["scope"].values())
     notes = [
         "Shares of all images in %, with exact 95 % intervals; radii are l2 in pixels of [0, 1]. Not a medical device."
@@ -36,6 +37,26 @@ def _table(block: Summary) -> str:
         *(table_line(_cells(block, name)) for name in block["defences"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _findings_table(block: Summary) -> str:
+    lines = finding_lines(block)
+    if not lines:
+        return ""
+    header = ["finding", "defence", "images with it", *headings(lines)]
+    rows = [
+        [
+            plain(line.finding),
+            plain(line.defence) + (f" {DAGGER}" if line.scope != "model" else ""),
+            f"{line.there} of {line.images}",
+            *("-" if part is None else percent(part) for part in line.shares.values()),
+        ]
+        for line in lines
+    ]
+    body = [table_line(header), table_line(["---", "---", *["---:"] * (len(header) - 2)]), *map(table_line, rows)]
+    return "\nThe table above counts an image where all of its findings are. Each finding by itself:\n\n" + "\n".join(
+        [*body, ""]
+    )
 
 
 def _cells(block: Summary, name: str) -> list[str]:

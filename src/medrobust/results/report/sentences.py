@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from medrobust.errors import RunError
 from medrobust.results.records import Row
 from medrobust.results.report.markdown import span
-from medrobust.results.tables import Summary, middle_radius, number_key, paired_gain
+from medrobust.results.tables import Summary, grouped, middle_radius, number_key, paired_gain
 from medrobust.smoothing import bounds
 
 _MANY = 0.5  # abstentions above this share get a reason
@@ -13,24 +13,40 @@ _NEARLY_ALL = 0.9  # images on which a tuned classifier gives one answer to ever
 
 
 def headline(block: Summary, rows: Sequence[Row]) -> list[str]:
-    """The result in two to four sentences: the baseline (first defence), the best sound one, the best tuned one."""
+    """The result in two to five sentences: the baseline (first defence), the best sound one, the best tuned one.
+
+    A tuned one that answers nearly every noisy copy alike is named as such and not among the best.
+    """
     radius, sigma = middle_radius(block), block["sigma"]
     shares = {name: parts[number_key(radius)] for name, parts in block["certified_accuracy"].items()} if radius else {}
     if not shares:
         return ["No radius above 0 was asked for that these trials could certify."]
     baseline, *others = block["defences"]
-    told = [
+    told = [_of_findings(block)] if "findings" in block else []
+    told += [
         f"At radius {radius:g} (noise σ = {sigma:g}), {_named(block, baseline)} keeps {_percent(shares[baseline])} of "
         f"{block['images']} images both right and certified: "
         f"no change of the pixels with an l2 norm below {radius:g} alters the answer."
     ]
+    empty = [name for name, _ in constant_answers(block, grouped(rows).get(sigma, {})) if name in others]
     for scope in ("model", "tuned on input"):
-        rivals = [name for name in others if block["scope"][name] == scope]
+        rivals = [name for name in others if block["scope"][name] == scope and name not in empty]
         if rivals:
             best = max(rivals, key=lambda name: shares[name]["value"])
             change = _gain(rows, best, baseline, sigma, radius, rivals=len(rivals))
             told.append(f"{_named(block, best)} keeps {_percent(shares[best])}{change}.")
+    if empty:
+        names = " and ".join(f"“{name}”" for name in empty)
+        told.append(f"Of {names} (†, tuned on each input) the radii say little, for the reason told below.")
     return told
+
+
+def _of_findings(block: Summary) -> str:
+    count = len(next(iter(block["findings"].values())))
+    return (
+        f"Each of {count} findings has a certificate of its own at alpha / {count}; an image counts as right where all "
+        "of its answers are."
+    )
 
 
 def _percent(part: dict[str, float]) -> str:
