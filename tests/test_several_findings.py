@@ -75,13 +75,11 @@ def test_each_finding_is_certified_as_if_alone_at_its_part_of_alpha(
     assert {row.alpha for row in rows} == {0.001}
     assert all(recompute(row) == row.radius for row in rows)
     assert any(row.radius > 0 for row in rows)
-    for name in NAMES:
-        alone = tmp_path / name
-        task = f"{paints / 'paints.yaml'}#{name}"
-        run(experiment(paints, taught_checkpoint, task=task, alpha=0.001, limit=8), alone)
-        there = {(row.id, row.defence): row for row in read_rows(alone / "certified.jsonl")}
-        for row in (row for row in rows if row.finding == name):
-            assert without_name(row) == without_name(there[row.id, row.defence])
+    task = f"{paints / 'paints.yaml'}#blue paint"
+    run(experiment(paints, taught_checkpoint, task=task, alpha=0.001, limit=8), tmp_path / "alone")
+    there = {(row.id, row.defence): row for row in read_rows(tmp_path / "alone" / "certified.jsonl")}
+    for row in (row for row in rows if row.finding == "blue paint"):
+        assert without_name(row) == without_name(there[row.id, row.defence])
 
 
 def test_all_findings_share_one_pass_over_the_noise(

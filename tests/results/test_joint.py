@@ -91,3 +91,14 @@ def test_together_is_never_more_than_each(votes: list[int], label: int, said: in
     assert whole.correct == all(row.correct for row in rows)
     assert (whole.prediction is None) == (300 in votes)
     assert whole.finding is None
+
+
+def test_counts_are_those_of_the_finding_that_decides() -> None:
+    early = {"stopping": "spending", "grid": (0.0, 0.1), "look": 32, "radius": 0.0}
+    rows = [
+        answer("x", "edema", 1, 1, 560, drawn=1000, **early),  # certified at radius 0
+        answer("x", "mass", 1, 1, 300, trials=640, drawn=640, budget=1000, prediction=None, **early),
+    ]
+    (whole,) = joint(rows)
+    assert (whole.prediction, whole.radius, whole.votes, whole.trials) == (None, 0.0, 300, 640)
+    assert whole.drawn == 1000  # both saw the same copies

@@ -40,7 +40,7 @@ def _together(rows: Sequence[Row]) -> Row:
     label, clean, answer = (_sum([getattr(row, name) for row in rows]) for name in ("label", "clean", "prediction"))
     return replace(
         deciding, finding=None, label=label or 0, clean=clean, selected=answer, prediction=answer,
-        radius=0.0 if answer is None else deciding.radius, drawn=max(row.drawn for row in rows),
+        drawn=max(row.drawn for row in rows),
     )  # fmt: skip
 
 
