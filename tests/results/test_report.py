@@ -11,7 +11,7 @@ import pytest
 from specimens import RADII, specimen, study
 
 from medrobust.results.report import curve_svg, markdown_table, write_report
-from medrobust.results.report.sentences import abstentions, constant_answers, headline
+from medrobust.results.report.sentences import abstentions, constant_answers, headline, one_class
 from medrobust.results.tables import grouped, summarise
 
 HOSTILE = "<script>alert('x')</script>\"&"
@@ -257,3 +257,29 @@ def test_radii_that_say_little_are_not_praised_in_the_headline() -> None:
     assert not any("“flat”" in sentence and "keeps" in sentence for sentence in told)
     only = [row for row in rows if row.defence != "fair"]
     assert len(headline(summarise(only, RADII), only)) == 2
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "warned"),
+    [
+        ([0] * 8, [0] * 4 + [1] * 4, True),
+        ([0] * 8 + [None] * 3, [0] * 5 + [1] * 6, True),
+        ([0] * 7 + [1], [0] * 4 + [1] * 4, False),  # another class, once
+        ([0] * 7 + [None], [0] * 4 + [1] * 4, False),  # too few
+        ([0] * 8, [0] * 8, False),  # there is one class only
+        ([None] * 8, [0] * 4 + [1] * 4, False),
+    ],
+)
+def test_a_defence_that_names_one_class_is_warned_of(
+    answers: list[int | None], labels: list[int], warned: bool, tmp_path: Path
+) -> None:
+    rows = [
+        specimen(300 if answer is None else 990, id=str(place), label=label, selected=answer or 0)
+        for place, (answer, label) in enumerate(zip(answers, labels, strict=True))
+    ]
+    found = one_class(grouped(rows)[0.25])
+    assert [name for name, _ in found] == ["zero-shot"] * warned
+    sure, right = sum(answer is not None for answer in answers), labels.count(0)
+    text = report(tmp_path, rows=rows, examples=None)
+    assert (f"the same class to all {sure} images" in text) == warned
+    assert (f"right on the {right} of {len(labels)} that" in text) == warned

@@ -14,7 +14,7 @@ from medrobust.results.report.curve import attack_curve_svg, curve_svg
 from medrobust.results.report.figure import GRID, INK, PAPER
 from medrobust.results.report.findings import finding_lines, headings
 from medrobust.results.report.markdown import markdown_table, radius_text, span
-from medrobust.results.report.sentences import abstentions, constant_answers, headline
+from medrobust.results.report.sentences import abstentions, constant_answers, headline, one_class
 from medrobust.results.report.together import together, together_markdown
 from medrobust.results.tables import Summary, certified, grouped, middle_radius, number_key, share
 
@@ -119,7 +119,7 @@ def _part(index: int, block: Summary, rows: dict[str, list[Row]], classes: Seque
         "findings": finding_lines(block),
         "finding_heads": headings(finding_lines(block)),
         "abstentions": abstentions(block, rows),
-        "constant": constant_answers(block, rows),
+        "constant": [*constant_answers(block, rows), *one_class(rows)],
     }
 
 

@@ -9,6 +9,7 @@ from medrobust.results.tables import Summary, grouped, middle_radius, number_key
 from medrobust.smoothing import bounds
 
 _MANY = 0.5  # abstentions above this share get a reason
+_FEW = 8  # images that may be of one class by chance
 _NEARLY_ALL = 0.9  # images on which a tuned classifier gives one answer to every noisy copy
 
 
@@ -87,6 +88,21 @@ def constant_answers(block: Summary, rows: dict[str, list[Row]]) -> list[tuple[s
             found.append((name, (
                 f"gives every noisy copy the same answer on {alike} of {len(members)} images: tuned on the image, it "
                 "answers nearly everything around it alike, so its radii tell of that and not of the image."
+            )))  # fmt: skip
+    return found
+
+
+def one_class(rows: dict[str, list[Row]]) -> list[tuple[str, str]]:
+    """Defence and warning, for each whose certified answers are all of one class though the images are of several."""
+    found = []
+    for name, members in rows.items():
+        answers = [row.prediction for row in members if row.prediction is not None]
+        share = sum(row.label == answers[0] for row in members) if answers else 0
+        if len(answers) >= _FEW and len(set(answers)) == 1 and share < len(members):
+            found.append((name, (
+                f"gives the same class to all {len(answers)} images that it certifies: under this noise its answer "
+                f"does not depend on the image; it is right on the {share} of {len(members)} that happen to be of that "
+                "class."
             )))  # fmt: skip
     return found
 
