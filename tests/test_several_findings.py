@@ -158,6 +158,7 @@ def test_too_few_draws_for_a_part_of_alpha_are_refused_before_any_work(
         tmp_path / "enough")  # fmt: skip
     with pytest.raises(SmoothingError, match=r"n = 3 draws can certify nothing at alpha = 0\.1"):
         run(experiment(paints, taught_checkpoint, alpha=0.3, n=3, stopping="fixed", limit=1), tmp_path / "few")
+    assert not (tmp_path / "few" / "states").exists()  # nothing was learned before
 
 
 def test_a_tower_is_learned_on_one_finding_and_used_for_all(
