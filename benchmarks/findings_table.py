@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from product import RESULTS, ROOT, carry_out, fill
+from product import ROOT, carry_out, fill, keep
 
 from medrobust.results.report.markdown import markdown_table
 
@@ -41,7 +41,7 @@ def main() -> None:
         command += ["--defence", defence]
     carry_out(out / "summary.json", command, dry=False)
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    (RESULTS / "findings.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    keep("findings", summary)
     fill("findings", markdown_table(summary).strip())
 
 

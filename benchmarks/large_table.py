@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import yaml
-from product import RESULTS, ROOT, carry_out, fill
+from product import ROOT, carry_out, fill, keep
 from speed_networks import MEAN, STD, network, picture
 
 from medrobust.encoding import Encoding, make_sampler, seconds_a_copy
@@ -53,7 +53,7 @@ def main() -> None:
     fill("large tables", "\n\n".join(blocks))
     if arguments.cost:
         found = _cost(arguments)
-        (RESULTS / "large-cost.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        keep("large-cost", found)
         fill("large cost", _cost_table(found), page="benchmarks.md")
 
 
@@ -82,7 +82,7 @@ def _run(name: str, kind: str, arguments: argparse.Namespace) -> None:
 
 def _section(name: str, out: Path) -> str:
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    (RESULTS / f"large-{name}.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    keep(f"large-{name}", summary)
     return f"**{SETS[name][2]}**\n\n{markdown_table(summary)}"
 
 

@@ -7,9 +7,7 @@ models; both go on where they stopped, and `--dry` prints them. Then the tables 
 written anew, with the change against no attacked pair, and the numbers and figures as docs/results/noise*.
 """
 
-import argparse
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from product import RESULTS, ROOT, carry_out, fill
+from product import RESULTS, carry_out, fill, keep, parser_of
 
 PLAN = yaml.safe_load(Path(__file__).with_name("noise.yaml").read_text(encoding="utf-8"))
 Probed = dict[str, Any]  # as in probe.json
@@ -27,7 +25,7 @@ TITLES = {"blood": "blood cells", "chest": "chest X-rays"}
 
 def main() -> None:
     """Train and probe what is missing, then write the tables."""
-    arguments = _arguments()
+    arguments = parser_of(__doc__, "noise-table").parse_args()
     models = []
     for seed in PLAN["seeds"]:
         for share in PLAN["shares"]:
@@ -68,7 +66,7 @@ def _write(out: Path, found: Mapping[str, Probed]) -> None:
             _change_table(changes),
             f"Entropy of the spectrum, in nats: {entropy}.",
         ]
-    (RESULTS / "noise.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    keep("noise", told)
     fill("noise", "\n\n".join(blocks))
 
 
@@ -115,14 +113,6 @@ def _change_table(changes: Mapping[str, Mapping[str, Mapping[str, Sequence[float
             cells = (f"{value:+.1f} ({low:+.1f} to {high:+.1f})" for value, low, high in own.values())
             lines.append(f"| {recipe} | {column} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDROBUST_DATA", ".")))
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "noise-table")
-    parser.add_argument("--dry", action="store_true", help="print the commands alone")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What the tables' scripts have in common: a command of the product, and a page of docs whose tables are made."""
 
+import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -7,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -31,3 +34,18 @@ def fill(name: str, text: str, *, page: str = "results.md") -> None:
     before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(end)
     path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
+def keep(name: str, found: Any) -> None:
+    """Keep what a table was made from as docs/results/NAME.json."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def parser_of(description: str | None, out: str) -> argparse.ArgumentParser:
+    """What the scripts that carry out commands of the product understand; runs go to runs/OUT."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDROBUST_DATA", ".")))
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / out)
+    parser.add_argument("--dry", action="store_true", help="print the commands alone")
+    return parser

@@ -12,7 +12,6 @@ FOLDER holds blood_pbc_28_subset.npz and pneumoniamnist_subset.npz, or official 
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from product import RESULTS, ROOT, fill
+from product import ROOT, fill, keep
 
 from medrobust.experiment import Choice, Experiment
 from medrobust.preparation import Reporter
@@ -50,7 +49,7 @@ def main() -> None:
         if arguments.rows:
             print(parts[-1], flush=True)
         else:
-            _keep(f"promptsmooth-{name}.json", summary)
+            keep(f"promptsmooth-{name}", summary)
     if not arguments.rows:
         fill("promptsmooth tables", "\n\n".join(parts))
 
@@ -61,7 +60,7 @@ def _both_towers(arguments: argparse.Namespace) -> None:
     for name in arguments.sets:
         text, rows, _ = _carried_out(name, arguments, TEXT, arguments.out / f"{name}-text")
         both, more, _ = _carried_out(name, arguments, BOTH, arguments.out / name)
-        _keep(f"promptsmooth-both-{name}.json", both)
+        keep(f"promptsmooth-both-{name}", both)
         parts.append(_short(name, [text, both], [*rows, *(row for row in more if row.defence != "zero-shot")]))
     fill("promptsmooth++ tables", "\n\n".join(parts))
 
@@ -74,11 +73,6 @@ def _carried_out(
     summary = run(experiment, out, reporter=_reporter(name))
     print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return summary, read_rows(out / "certified.jsonl"), experiment
-
-
-def _keep(name: str, summary: dict[str, Any]) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / name).write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _experiment(name: str, data: str, arguments: argparse.Namespace, wanted: Sequence[str]) -> Experiment:

@@ -9,7 +9,6 @@ marks of docs/results.md are written anew, and the summaries as docs/results/rob
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from product import RESULTS, ROOT, carry_out, fill
+from product import carry_out, fill, keep, parser_of
 
 PLAN = yaml.safe_load(Path(__file__).with_name("robust.yaml").read_text(encoding="utf-8"))
 TITLES = {
@@ -43,8 +42,7 @@ def main() -> None:
             continue
         print(f"{name}: {(time.perf_counter() - began) / 60:.0f} min", file=sys.stderr)
         summaries = {data: json.loads((out / data / "summary.json").read_text()) for data in PLAN["data"]}
-        target = RESULTS / f"robust-{name}.json"
-        target.write_text(json.dumps(summaries, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        keep(f"robust-{name}", summaries)
         fill(f"robust {name}", _tables(plan, summaries))
 
 
@@ -102,14 +100,11 @@ def _text(value: Any) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDROBUST_DATA", ".")))
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "robust-table")
+    parser = parser_of(__doc__, "robust-table")
     parser.add_argument("--tables", nargs="+", default=list(PLAN["tables"]), choices=list(PLAN["tables"]))
     parser.add_argument("--images", type=int, help="a set, instead of the plan's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="commands at a time")
-    parser.add_argument("--dry", action="store_true", help="print the commands alone")
     return parser.parse_args()
 
 

@@ -6,13 +6,11 @@ Two `medrobust vqa` commands, which go on where they stopped; `--dry` prints the
 docs/results.md are written anew, with exact paired tests, and the numbers as docs/results/vqa-*.json.
 """
 
-import argparse
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from product import RESULTS, ROOT, carry_out, fill
+from product import RESULTS, carry_out, fill, parser_of
 from scipy.stats import binomtest
 
 from medrobust.results.answered import ANSWERED, AnsweredRow
@@ -28,7 +26,7 @@ PAIRS = [("ran", "linear"), ("ran", "nmtune")]
 
 def main() -> None:
     """Ask what is missing, then write the tables."""
-    arguments = _arguments()
+    arguments = parser_of(__doc__, "vqa-table").parse_args()
     blocks = []
     for name, (title, more) in TABLES.items():
         out = arguments.out / name
@@ -62,14 +60,6 @@ def _paired(out: Path) -> str:
             cells.append(f"{mine} : {yours}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}")
         lines.append(f"| {one} : {other} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDROBUST_DATA", ".")))
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "vqa-table")
-    parser.add_argument("--dry", action="store_true", help="print the commands alone")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

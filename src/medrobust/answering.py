@@ -50,7 +50,7 @@ def answer_images(
     known, loaded = load_task(task), load(model, device=checked_device(device))
     if choice.state:
         check_header(header, loaded, known, path=path, transfer=choice.transfer)
-    asked = [known.finding(place) for place in range(len(known.absent))] or [known]
+    asked = known.findings or (known,)
     if smoothing is not None:  # all answers about an image hold together with probability 1 - alpha
         smoothing = replace(smoothing, alpha=alpha / len(asked))
     fixed = [apply_state(defence, loaded, one, state, called=choice.called) for one in asked]

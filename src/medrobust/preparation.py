@@ -54,8 +54,7 @@ class Bench:
     @property
     def findings(self) -> list["Bench"]:
         """A bench of each finding alone; none where an image has one class."""
-        places = range(len(self.task.absent))
-        return [replace(self, task=self.task.finding(at), data=self.data.finding(at)) for at in places]
+        return [replace(self, task=one, data=self.data.finding(at)) for at, one in enumerate(self.task.findings)]
 
 
 def prepare(experiment: Experiment, *, split: str | None = None, findings: bool = False) -> Bench:

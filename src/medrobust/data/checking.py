@@ -13,7 +13,7 @@ import numpy as np
 
 from medrobust.data.image import prepare
 from medrobust.data.sources.inventory import EVERY, Found, take_inventory
-from medrobust.data.task import Task
+from medrobust.data.task import NO_FINDING, Task
 from medrobust.errors import DataError
 from medrobust.types import Preprocess
 
@@ -123,7 +123,7 @@ def _splits(
         there = [look.image.label for look in whole if look.image.split == split]
         if findings:
             names = Counter(name for label in there for name in label.split(", "))
-            counted = {name: names[name] for name in (*classes, "no finding")}
+            counted = {name: names[name] for name in (*classes, NO_FINDING)}
             table[split] = {"images": len(there), "classes": counted}
             table[split] |= {"largest_over_smallest": None, "always_the_largest_class": None}
             continue

@@ -14,6 +14,7 @@ import torch
 from medrobust.errors import TaskError
 from medrobust.types import Image, Images, Labels
 
+NO_FINDING = "no finding"
 MOST_FINDINGS = 62  # a label is a sum of powers of two in 64 bits
 
 
@@ -84,11 +85,16 @@ class Task:
             aliases=((), self.aliases[place]), medmnist=None, absent=(), of=self,
         )  # fmt: skip
 
+    @property
+    def findings(self) -> tuple["Task", ...]:
+        """A task of each finding; none where the classes exclude each other."""
+        return tuple(self.finding(place) for place in range(len(self.absent)))
+
     def says(self, label: int) -> str:
         """A label in words: its class, or the findings that are there."""
         if not self.absent:
             return self.classes[label]
-        return ", ".join(name for place, name in enumerate(self.classes) if label >> place & 1) or "no finding"
+        return ", ".join(name for place, name in enumerate(self.classes) if label >> place & 1) or NO_FINDING
 
     def describe(self) -> str:
         """The classes with their aliases, for a sentence to the user."""

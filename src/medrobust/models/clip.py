@@ -22,7 +22,7 @@ from medrobust.models.inputs import read_preprocess as read_preprocess
 from medrobust.models.parts import read_vit
 from medrobust.models.prompting import HasTokens, deepened, inserted, token_rows
 from medrobust.models.texts import CAUSAL, Reading, layers_of, pool
-from medrobust.models.towers import TokenTower, keep_statistics, normalised
+from medrobust.models.towers import TokenTower
 from medrobust.models.weights import Weights
 from medrobust.types import Context, DeepContext, Features, Images, Preprocess, PromptShape
 from medrobust.vit import Activation, NotAViT, ViT
@@ -41,40 +41,11 @@ class Source(NamedTuple):
     activation: Activation | None = None  # where the registry knows what the files do not say
 
 
-class VisionTower(nn.Module):
-    """Pixels in [0, 1] to joint-space features: normalisation, the ViT, the projection."""
-
-    mean: Tensor
-    std: Tensor
+class VisionTower(TokenTower):
+    """CLIP's own ViT."""
 
     def __init__(self, tower: nn.Module, projection: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.tower = tower
-        self.projection = projection
-        keep_statistics(self, mean, std)
-
-    def forward(self, images: Images) -> Features:
-        """Features in float32, not normalised to unit length."""
-        return self.projection(self.tower(pixel_values=normalised(self, images)).pooler_output).float()
-
-    @property
-    def _tower(self) -> Any:  # CLIPVisionModel of transformers
-        return self.tower
-
-    @property
-    def embeddings(self) -> nn.Module:
-        """What makes tokens of pixels."""
-        return self._tower.embeddings
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        """The blocks, in order."""
-        return list(self._tower.encoder.layers)
-
-    @property
-    def width(self) -> int:
-        """Of a token."""
-        return int(self._tower.config.hidden_size)
+        super().__init__(tower, projection, mean, std, pooled="own")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Vision towers that are no CLIP's: pixels in [0, 1] to joint-space features, normalisation inside."""
+"""Vision towers: pixels in [0, 1] to joint-space features, normalisation inside."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from medrobust.types import Features, Images
 
 
 class TokenTower(nn.Module):
-    """A transformer over patches: timm's ViT as transformers' `ViTModel`, or SigLIP's.
+    """A transformer over patches: CLIP's, timm's ViT as transformers' `ViTModel`, or SigLIP's.
 
     `pooled`: the first token of the last layer, or the tower's own pooling.
     """
@@ -35,7 +35,7 @@ class TokenTower(nn.Module):
         return self.projection(pooled).float()
 
     @property
-    def _tower(self) -> Any:  # ViTModel or SiglipVisionModel of transformers
+    def _tower(self) -> Any:  # CLIPVisionModel, ViTModel or SiglipVisionModel of transformers
         return self.tower
 
     @property

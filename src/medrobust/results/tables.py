@@ -77,15 +77,15 @@ def summarise(rows: Sequence[Row], radii: Sequence[float]) -> Summary:
     those of the selection. Of images with several findings a block tells where all answers are right, certified or
     given, and under `findings` each by itself. Raises RunError where there are no rows or a table would mix settings.
     """
-    grouped(rows)
-    groups = grouped(joint(rows))
+    groups, names = grouped(rows), names_of(rows)
+    if names:
+        groups = grouped(joint(rows))
     if not groups:
         raise RunError("there are no certificates to tell of; run `medrobust certify` first")
     if not all(radius >= 0 and math.isfinite(radius) for radius in radii):
         raise RunError(f"radii are {list(radii)}, must be finite and not negative")
     grid = sorted({float(radius) for radius in radii})
     blocks = {number_key(sigma): _block(sigma, defences, grid) for sigma, defences in groups.items()}
-    names = names_of(rows)
     for sigma, block in zip(groups, blocks.values(), strict=True) if names else ():
         block["findings"] = by_finding([row for row in rows if row.sigma == sigma], grid)
         block["expected_false_certificates"] *= len(names)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from medrobust.data.task import Task, plain
+from medrobust.data.task import NO_FINDING, Task, plain
 from medrobust.errors import DataError
 
 _TICKS = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
-_NONE = {"no finding", "no findings", "none"}
+_NONE = {NO_FINDING, "no findings", "none"}
 _BETWEEN = "|"  # names in one cell, as in the tables of ChestX-ray14
 
 

@@ -107,7 +107,7 @@ def template(name: str) -> Any:
 
 
 def _part(index: int, block: Summary, rows: dict[str, list[Row]], classes: Sequence[str], svg: str) -> dict[str, Any]:
-    middle = middle_radius(block)
+    middle, findings = middle_radius(block), finding_lines(block)
     return {
         "block": block,
         "scopes": list(block["scope"].values()),
@@ -115,9 +115,9 @@ def _part(index: int, block: Summary, rows: dict[str, list[Row]], classes: Seque
         "best": _best(block),
         "curve": inline(svg, f"curve{index}-"),
         "middle": middle,
-        "classes": [] if "findings" in block else _by_class(rows, classes, middle),
-        "findings": finding_lines(block),
-        "finding_heads": headings(finding_lines(block)),
+        "classes": [] if findings else _by_class(rows, classes, middle),
+        "findings": findings,
+        "finding_heads": headings(findings),
         "abstentions": abstentions(block, rows),
         "constant": [*constant_answers(block, rows), *one_class(rows)],
     }
