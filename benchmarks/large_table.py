@@ -22,12 +22,12 @@ import yaml
 from product import ROOT, carry_out, fill, keep
 from speed_networks import MEAN, STD, network, picture
 
-from medrobust.encoding import Encoding, make_sampler, seconds_a_copy
 from medrobust.models import load
 from medrobust.models.clip import VisionTower
 from medrobust.results import read_rows
 from medrobust.results.report.markdown import markdown_table
 from medrobust.smoothing.certify import Smoothing
+from medrobust.smoothing.encoding import Encoding, make_sampler, seconds_a_copy
 from medrobust.types import Classifier
 
 SETS = {

@@ -48,8 +48,8 @@ def main() -> None:
 
 
 def _write(out: Path, found: Mapping[str, Probed]) -> None:
-    from medrobust.results.noise import mean_spectra
     from medrobust.results.report.probed import noise_markdown
+    from medrobust.results.upstream import mean_spectra
 
     blocks = []
     told = {}

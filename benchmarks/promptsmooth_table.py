@@ -21,12 +21,12 @@ from typing import Any
 import yaml
 from product import ROOT, fill, keep
 
-from medrobust.experiment import Choice, Experiment
-from medrobust.preparation import Reporter
+from medrobust.jobs.bench import Reporter
+from medrobust.jobs.certify import run
+from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.results import Row, paired_gain, read_rows
 from medrobust.results.report.markdown import markdown_table, percent, table_line
 from medrobust.results.tables import number_key
-from medrobust.run import run
 
 SETTINGS = Path(__file__).with_name("promptsmooth_settings.yaml")
 TITLES = {"blood": "Blood cells, 28 px (8 classes)", "chest": "Chest X-rays, 28 px (2 classes)"}

@@ -17,12 +17,12 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from medrobust.build import hits
 from medrobust.data import Dataset, load_task, open_dataset
 from medrobust.defences import make
 from medrobust.defences.adaptation import merged, vision_part
-from medrobust.environment import available_threads
-from medrobust.fitting import tuned_on
+from medrobust.jobs.fitting import tuned_on
+from medrobust.jobs.pretrain import hits
+from medrobust.machine import available_threads
 from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.seeds import stream

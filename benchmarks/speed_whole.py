@@ -78,10 +78,10 @@ def whole_run(arguments: argparse.Namespace) -> None:
     import torch
     from speed_gemm import paired
 
-    from medrobust.experiment import Experiment
-    from medrobust.preparation import Reporter
+    from medrobust.jobs.bench import Reporter
+    from medrobust.jobs.certify import run
+    from medrobust.jobs.experiment import Experiment
     from medrobust.results import read_rows
-    from medrobust.run import run
 
     began = [0.0, 0.0]
 

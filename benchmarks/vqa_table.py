@@ -13,8 +13,8 @@ from pathlib import Path
 from product import RESULTS, carry_out, fill, parser_of
 from scipy.stats import binomtest
 
-from medrobust.results.answered import ANSWERED, AnsweredRow
 from medrobust.results.journal import read
+from medrobust.vqa.rows import ANSWERED, AnsweredRow
 
 COMMAND = [
     "vqa", "--data", "vqa_rad_224.npz", "--questions", "vqa_rad_224_qa.jsonl", "--eps", "1/255", "--eps", "4/255",

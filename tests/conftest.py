@@ -10,8 +10,8 @@ import torch
 from medrobust.data.task import Dataset, Task
 from medrobust.models import load
 from medrobust.models.clip import Clip
+from medrobust.pairs.recipe import Recipe
 from medrobust.seeds import stream
-from medrobust.upstream.recipe import Recipe
 
 SIDE = 16
 
@@ -76,8 +76,8 @@ def colours(task: Task, each: int, *, use: str) -> Dataset:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, task: Task) -> Path:
     """A folder in the format of transformers, with random weights."""
-    from medrobust.upstream.pretrain import build, save
-    from medrobust.upstream.tokenizer import train_tokenizer
+    from medrobust.pairs.pretrain import build, save
+    from medrobust.pairs.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     texts = [template.format(name) for template in task.templates for name in task.classes]
@@ -97,8 +97,8 @@ def tiny(checkpoint: Path) -> Clip:
 @pytest.fixture(scope="session")
 def taught_checkpoint(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, dataset: Dataset) -> Path:
     """The same network after a second of training on the clean images."""
-    from medrobust.upstream.pairs import make_pairs
-    from medrobust.upstream.pretrain import pretrain, save
+    from medrobust.pairs.batches import make_pairs
+    from medrobust.pairs.pretrain import pretrain, save
 
     folder = tmp_path_factory.mktemp("taught") / "checkpoint"
     network, tokenizer = pretrain(recipe, [make_pairs(dataset, recipe.sources[0], {})])

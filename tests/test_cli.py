@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from medrobust.cli import app
-from medrobust.experiment import Choice, Experiment, to_yaml
+from medrobust.jobs.experiment import Choice, Experiment, to_yaml
 
 Invoke = Callable[..., Result]
 QUICK = ["--stopping", "fixed", "--n", "16", "--n0", "8", "--batch", "8", "--threads", "1"]
@@ -280,7 +280,7 @@ def test_a_full_disk(
 def test_ctrl_c(
     tmp_path: Path, model: list[str], picture_folder: Path, task_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import medrobust.run as module
+    import medrobust.jobs.certify as module
 
     real, calls = module.certify_image, []
 

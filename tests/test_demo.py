@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medrobust.cli import app
-from medrobust.experiment import checked
+from medrobust.jobs.experiment import checked
 
 
 def test_the_demo_can_be_copied() -> None:

@@ -17,17 +17,17 @@ from medrobust.attacks.pgd import Pgd
 from medrobust.data import load_task, open_dataset
 from medrobust.data.task import Dataset, Task
 from medrobust.defences import make
-from medrobust.encoding import lean_sampler
-from medrobust.experiment import Experiment
+from medrobust.jobs.bench import Bench, environment_of
+from medrobust.jobs.experiment import Experiment
 from medrobust.models import BUILTIN, MODELS, load
 from medrobust.models.clip import Clip
-from medrobust.models.entries import BY_HAND
-from medrobust.preparation import Bench, environment_of
+from medrobust.models.known import BY_HAND
 from medrobust.seeds import stream
 from medrobust.smoothing.certify import Smoothing, certify
+from medrobust.smoothing.encoding import lean_sampler
 from medrobust.smoothing.fast_vit import difference, lean_encoder
 from medrobust.types import VisionLanguageModel
-from medrobust.vit import NotAViT
+from medrobust.types.vit import NotAViT
 
 EMBEDDED = [name for name, entry in MODELS.items() if entry.source == "embedded"]
 

@@ -35,7 +35,7 @@ def test_the_floors_hold(house: Path) -> None:
 @pytest.mark.parametrize(
     ("lower", "higher"),
     [("smoothing/bounds.py", "medrobust.models"), ("seeds.py", "medrobust.data.task"),
-     ("defences/vote.py", "medrobust.upstream.pairs"), ("results/records.py", "medrobust.run")],
+     ("defences/vote.py", "medrobust.pairs.batches"), ("results/records.py", "medrobust.jobs.certify")],
 )  # fmt: skip
 def test_a_planted_violation_of_the_floors_is_found(house: Path, lower: str, higher: str) -> None:
     with (house / "src" / "medrobust" / lower).open("a") as file:
@@ -66,7 +66,7 @@ def test_public_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["medrobust", "medrobust.results", "medrobust.experiment", "medrobust.smoothing.bounds"]
+    "module", ["medrobust", "medrobust.results", "medrobust.jobs.experiment", "medrobust.smoothing.bounds"]
 )
 def test_importing_costs_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from medrobust.cli import app
 from medrobust.errors import ConfigError, SmoothingError
-from medrobust.experiment import Choice, Experiment
-from medrobust.preparation import Reporter
+from medrobust.jobs.bench import Reporter
+from medrobust.jobs.certify import run
+from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.results import Row, read_rows, recompute
-from medrobust.run import run
 from medrobust.seeds import stream
 
 NAMES = ("red paint", "green paint", "blue paint")
@@ -138,7 +138,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(
 
 
 def test_an_audit_finds_its_way(finished: tuple[Path, list[str]], tmp_path: Path) -> None:
-    from medrobust.auditing import Depth, audit
+    from medrobust.jobs.audit import Depth, audit
 
     shutil.copytree(finished[0], tmp_path / "run")
     depth = Depth(attacks=1, steps=2, draws=4, restarts=1, judge=64, redraws=2, repeats=1, reference=200, border=0)

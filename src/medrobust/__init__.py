@@ -6,7 +6,7 @@ The public names are imported when they are first used, so that importing the pa
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from medrobust.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from medrobust.data import Dataset as Dataset
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from medrobust.data import open_dataset as open_dataset
     from medrobust.data import open_image as open_image
     from medrobust.defences import DEFENCES as DEFENCES
-    from medrobust.experiment import Experiment as Experiment
-    from medrobust.experiment import load_experiment as load_experiment
+    from medrobust.jobs.experiment import Experiment as Experiment
+    from medrobust.jobs.experiment import load_experiment as load_experiment
     from medrobust.models import MODELS as MODELS
     from medrobust.models import load as load
     from medrobust.smoothing.certify import Certificate as Certificate
@@ -31,13 +31,13 @@ _HOMES = {
     "DEFENCES": "defences",
     "Dataset": "data",
     "Defence": "types",
-    "Experiment": "experiment",
+    "Experiment": "jobs.experiment",
     "MODELS": "models",
     "Smoothing": "smoothing.certify",
     "Task": "data",
     "certify": "smoothing.certify",
     "load": "models",
-    "load_experiment": "experiment",
+    "load_experiment": "jobs.experiment",
     "load_task": "data",
     "open_dataset": "data",
     "open_image": "data",

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrobust.data import Dataset, Task, load_task, open_dataset
-from medrobust.data.checked import check_text
-from medrobust.data.checking import check
+from medrobust.data.check.check import check
+from medrobust.data.check.text import check_text
 from medrobust.data.sources.ticks import ticked
 from medrobust.errors import DataError, TaskError
 from medrobust.types import Preprocess

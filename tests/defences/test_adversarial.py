@@ -12,12 +12,12 @@ from torch import nn
 
 from medrobust.attacks import AttackError, Ball
 from medrobust.attacks.losses import cross_entropy
-from medrobust.checkpoint import Checkpoint
 from medrobust.data.task import Dataset
 from medrobust.defences.adversarial import Adversarial, Batches, Objective, learn
 from medrobust.errors import DataError
+from medrobust.learning.checkpoint import Checkpoint
+from medrobust.learning.loop import Session
 from medrobust.seeds import stream
-from medrobust.training import Session
 from medrobust.types import Classifier, Images, Labels, Logits, State
 
 CPU = torch.device("cpu")

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medrobust.checkpoint import Checkpoint
 from medrobust.data.task import Dataset, Task
 from medrobust.defences import DEFENCES, make
 from medrobust.defences.adaptation import vision_part
@@ -16,9 +15,10 @@ from medrobust.defences.adversarial import Batches
 from medrobust.defences.probe import learn_in_batches
 from medrobust.defences.state import check_header, header_of
 from medrobust.errors import DataError, StateError
+from medrobust.learning.checkpoint import Checkpoint
+from medrobust.learning.loop import Session
 from medrobust.models.clip import Clip
 from medrobust.seeds import stream
-from medrobust.training import Session
 from medrobust.types import Classifier, DirectionHead
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch": 12}
@@ -81,7 +81,7 @@ def test_it_names_the_classes_of_images_it_has_not_seen(
 
 
 def test_full_fine_tuning_changes_the_tower_and_keeps_its_form(tiny: Clip, dataset: Dataset) -> None:
-    from medrobust.encoding import lean_sampler
+    from medrobust.smoothing.encoding import lean_sampler
 
     defence = make("full-fine-tune", QUICK | {"tower_lr": 1e-3})
     state = defence.fit(tiny, dataset, generator=stream(0, "fit"))

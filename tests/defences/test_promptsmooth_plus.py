@@ -7,7 +7,6 @@ import pytest
 import torch
 from toys import flatten
 
-from medrobust import encoding
 from medrobust.data.task import Dataset, Task
 from medrobust.defences import make
 from medrobust.defences.adaptation import changed, merged, starting_state
@@ -15,15 +14,16 @@ from medrobust.defences.context import add_noise
 from medrobust.defences.promptsmooth import entropy_of_mean, noisy_copies, promptsmooth
 from medrobust.defences.promptsmooth_plus import PromptSmoothPlus, first_tokens, promptsmooth_plus
 from medrobust.defences.state import check_header, header_of
-from medrobust.encoding import lean_sampler
 from medrobust.errors import ConfigError, StateError
-from medrobust.experiment import Choice, Experiment
+from medrobust.jobs.bench import Reporter, smoothings
+from medrobust.jobs.certify import certify_image, reopen, run
+from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.models.clip import Clip
-from medrobust.preparation import Reporter, smoothings
 from medrobust.results import read_rows
-from medrobust.run import certify_image, reopen, run
 from medrobust.seeds import stream
+from medrobust.smoothing import encoding
 from medrobust.smoothing.certify import Smoothing, certify
+from medrobust.smoothing.encoding import lean_sampler
 from medrobust.smoothing.sampling import Copies, Draws, Sampler, Variant
 from medrobust.types import Classifier, State
 

@@ -12,16 +12,16 @@ from scipy.special import log_softmax
 from medrobust.attacks import Ball
 from medrobust.attacks.attack import judge
 from medrobust.attacks.pgd import Pgd
-from medrobust.checkpoint import Checkpoint
 from medrobust.data.task import Dataset
 from medrobust.defences import make
 from medrobust.defences.probe import LearnedHead
 from medrobust.defences.ran import Copies, NmTune, Ran, covariance, dominance, rectification, rectified
 from medrobust.errors import ConfigError
+from medrobust.learning.checkpoint import Checkpoint
+from medrobust.learning.loop import Session
+from medrobust.learning.workers import Workers
 from medrobust.models.clip import Clip
-from medrobust.parallel import Workers
 from medrobust.seeds import stream
-from medrobust.training import Session
 from medrobust.types import Classifier, State
 
 MODULE = sys.modules["medrobust.defences.ran"]  # the package has a function of that name

@@ -113,7 +113,7 @@ def test_weights_between_the_model_s_and_the_robust_ones(tiny: Clip, dataset: Da
 def test_the_lean_path_sees_a_tower_that_was_learned_and_leaves_prompts_to_the_model(
     tiny: Clip, dataset: Dataset
 ) -> None:
-    from medrobust.encoding import lean_sampler
+    from medrobust.smoothing.encoding import lean_sampler
 
     kernels = {}
     for mode in ("fine-tune", "visual-prompts"):

@@ -128,8 +128,8 @@ def carry_out() -> None:
     """Every command, its standard output beside the folders that it writes."""
     import torch
 
-    from medrobust.auditing import Depth, audit
     from medrobust.cli import app
+    from medrobust.jobs.audit import Depth, audit
 
     torch.set_num_threads(1)
     write_inputs()

@@ -14,7 +14,7 @@ from torch import Tensor
 from medrobust.errors import ModelError, PromptError
 from medrobust.models import load
 from medrobust.models.clip import Clip, VisionTower, read_preprocess
-from medrobust.vit import NotAViT
+from medrobust.types.vit import NotAViT
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 TEXTS = ["a photo of red paint.", "blue", "an image that shows green paint, and a lot of it."]

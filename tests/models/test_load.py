@@ -17,7 +17,7 @@ from torch import Tensor
 from medrobust.errors import ModelError
 from medrobust.models import MODELS, load
 from medrobust.models.clip import Clip
-from medrobust.models.entries import BY_HAND
+from medrobust.models.known import BY_HAND
 from medrobust.types import Preprocess, VisionLanguageModel
 
 Weights = dict[str, Tensor]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from medrobust.errors import ModelError
-from medrobust.results.noise import averaged, by_share, mean_spectra, noise_curves, upstream_noise
 from medrobust.results.report.probed import noise_markdown, write_probe_page
 from medrobust.results.tables import share
+from medrobust.results.upstream import averaged, by_share, mean_spectra, noise_curves, upstream_noise
 from medrobust.smoothing.bounds import interval
 
 TITLE = "pgd linf 1/255"

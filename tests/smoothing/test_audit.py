@@ -17,9 +17,12 @@ from toys import half_space, linear
 from medrobust.attacks.smoothadv import smooth_adv
 from medrobust.errors import SmoothingError
 from medrobust.seeds import stream
-from medrobust.smoothing import audit, border, bounds, claims, sampling, sequential
+from medrobust.smoothing import bounds, sampling, sequential
+from medrobust.smoothing.audit import attempts as audit
+from medrobust.smoothing.audit import claims
+from medrobust.smoothing.audit import decision_border as border
+from medrobust.smoothing.audit.claims import crossing_probability, doubts, log_mixture, supports
 from medrobust.smoothing.certify import Certificate, Smoothing, certify
-from medrobust.smoothing.claims import crossing_probability, doubts, log_mixture, supports
 from medrobust.smoothing.sampling import Draws, Sampler
 from medrobust.types import Classifier, Image
 

@@ -18,7 +18,7 @@ from medrobust.seeds import stream
 from medrobust.smoothing import blocks, fast_vit
 from medrobust.smoothing.fast_vit import compiler_missing, compiling_pays, difference, lean_encoder, unfold
 from medrobust.types import Preprocess
-from medrobust.vit import HasViT
+from medrobust.types.vit import HasViT
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ from torch import Tensor
 from medrobust.attacks.draws import Draws
 from medrobust.attacks.errors import AttackError
 from medrobust.errors import nearest
-from medrobust.levels import eps_text
 from medrobust.types import Images
+from medrobust.words import eps_text
 
 Norm = Literal["linf", "l2"]
 

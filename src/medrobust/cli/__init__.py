@@ -8,15 +8,15 @@ from medrobust import __version__
 
 # isort: off
 # imported in the order in which the help lists their commands
-from medrobust.cli import certifying as certifying
-from medrobust.cli import auditing as auditing
-from medrobust.cli import attacking as attacking
-from medrobust.cli import evaluating as evaluating
-from medrobust.cli import probing as probing
-from medrobust.cli import questions as questions
-from medrobust.cli import learning as learning
-from medrobust.cli import poisoning as poisoning
-from medrobust.cli import asking as asking
+from medrobust.cli import certify as certify
+from medrobust.cli import audit as audit
+from medrobust.cli import attack as attack
+from medrobust.cli import evaluate as evaluate
+from medrobust.cli import probe as probe
+from medrobust.cli import ask as ask
+from medrobust.cli import learn as learn
+from medrobust.cli import poison as poison
+from medrobust.cli import predict as predict
 from medrobust.cli import data as data
 
 # isort: on

@@ -14,7 +14,7 @@ import typer
 from medrobust.errors import MedrobustError
 
 if TYPE_CHECKING:
-    from medrobust.preparation import Reporter
+    from medrobust.jobs.bench import Reporter
 
 app = typer.Typer(
     name="medrobust",
@@ -121,7 +121,7 @@ def reporter(*, quiet: bool = False) -> "Iterator[Reporter]":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    from medrobust.preparation import Reporter
+    from medrobust.jobs.bench import Reporter
 
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

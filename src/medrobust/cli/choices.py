@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medrobust.errors import ConfigError
-from medrobust.experiment import Choice
+from medrobust.jobs.experiment import Choice
 
 if TYPE_CHECKING:
-    from medrobust.attacking import AttackSettings
+    from medrobust.jobs.attack import AttackSettings
 
 
 def chosen(texts: list[str], *, transfer: bool = False) -> list[Choice]:
@@ -28,8 +28,8 @@ def attack_settings(
     attacks: list[str], norm: str, eps: list[str], batch: int, sigma: float | None = None
 ) -> "AttackSettings":
     """An attack as options name it. Raises AttackError for a ball that cannot be meant."""
-    from medrobust.attacking import AttackSettings
     from medrobust.attacks import Ball
+    from medrobust.jobs.attack import AttackSettings
 
     balls = [Ball.parse(norm, size) for size in eps]
     sizes = tuple(ball.eps for ball in balls)

@@ -21,8 +21,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Read every image once and tell what would make results wrong; exit code 1 where something would."""
-    from medrobust.data.checked import check_text
-    from medrobust.data.checking import check as look
+    from medrobust.data.check.check import check as look
+    from medrobust.data.check.text import check_text
     from medrobust.data.taskfile import load_task
     from medrobust.models import load
 

@@ -18,8 +18,8 @@ from medrobust.data.augment import augment
 from medrobust.data.sources import shots
 from medrobust.data.task import Dataset
 from medrobust.errors import DataError
+from medrobust.learning.loop import Schedule, Session, descend
 from medrobust.seeds import stream
-from medrobust.training import Schedule, Session, descend
 from medrobust.types import Classifier, Images, Labels, State
 
 PerImage = Float[Tensor, " batch"]

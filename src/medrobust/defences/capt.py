@@ -29,7 +29,7 @@ from medrobust.defences.coop import coop
 from medrobust.defences.heads import CosineHead, context_names, text_prototypes
 from medrobust.defences.tecoa import divergence, log_chances
 from medrobust.defences.zero_shot import zero_shot
-from medrobust.training import Session
+from medrobust.learning.loop import Session
 from medrobust.types import Classifier, Defence, Images, Labels, State, VisionLanguageModel
 
 

@@ -14,7 +14,7 @@ from medrobust.data.augment import augment
 from medrobust.data.sources import shots
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.heads import CosineHead, context_names, start_context, start_template, text_prototypes
-from medrobust.training import Progress, Schedule, descend
+from medrobust.learning.loop import Progress, Schedule, descend
 from medrobust.types import Context, Features, Images, State, VisionLanguageModel
 
 

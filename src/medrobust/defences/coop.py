@@ -6,7 +6,7 @@ from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import merged
 from medrobust.defences.context import ContextSettings, learn_context
 from medrobust.defences.heads import prompt_head
-from medrobust.training import Progress
+from medrobust.learning.loop import Progress
 from medrobust.types import Classifier, Defence, State, VisionLanguageModel
 
 

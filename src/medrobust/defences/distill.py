@@ -15,7 +15,7 @@ from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import Part, changed_weights, merged, on, starting_state
 from medrobust.defences.context import add_noise
 from medrobust.defences.heads import CosineHead, template_prototypes
-from medrobust.training import Progress, Schedule, descend
+from medrobust.learning.loop import Progress, Schedule, descend
 from medrobust.types import Classifier, Defence, Features, Logits, State, VisionLanguageModel
 
 

@@ -16,7 +16,7 @@ from medrobust.defences.heads import (
     text_prototypes,
 )
 from medrobust.defences.promptsmooth import entropy_of_mean
-from medrobust.training import Progress, Schedule, descend
+from medrobust.learning.loop import Progress, Schedule, descend
 from medrobust.types import Classifier, Defence, State, VisionLanguageModel
 
 

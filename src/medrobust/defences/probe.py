@@ -20,7 +20,7 @@ from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import changed_weights, merged, on, starting_state
 from medrobust.defences.adversarial import Batches, Rows, Training, check, optimiser_of, schedule_of
 from medrobust.errors import ConfigError, StateError
-from medrobust.training import Session, descend
+from medrobust.learning.loop import Session, descend
 from medrobust.types import Classifier, Defence, Features, Images, Logits, State, VisionLanguageModel
 
 Hidden = Float[Tensor, "batch hidden"]

@@ -16,7 +16,7 @@ from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import merged
 from medrobust.defences.context import ContextSettings, learn_context
 from medrobust.defences.heads import CosineHead, PromptHead, prompt_head, start_context, start_template, text_prototypes
-from medrobust.training import Progress
+from medrobust.learning.loop import Progress
 from medrobust.types import (
     Classifier,
     Context,

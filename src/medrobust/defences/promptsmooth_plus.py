@@ -21,9 +21,9 @@ from medrobust.defences.context import add_noise, first_context, learn_prompts
 from medrobust.defences.coop import coop
 from medrobust.defences.promptsmooth import PromptSmooth, noisy_copies, surest
 from medrobust.defences.zero_shot import zero_shot
+from medrobust.learning.loop import Progress
 from medrobust.models.prompting import PromptedVision
 from medrobust.smoothing.sampling import Variant
-from medrobust.training import Progress
 from medrobust.types import Classifier, Context, Defence, Features, Image, Images, Logits, State, VisionLanguageModel
 
 

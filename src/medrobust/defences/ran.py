@@ -29,7 +29,7 @@ from medrobust.defences.probe import (
     feature_width,
     learn_in_batches,
 )
-from medrobust.training import Session
+from medrobust.learning.loop import Session
 from medrobust.types import Classifier, Defence, Features, Images, Labels, State, VisionLanguageModel
 
 STATISTICS = ("norm.mean", "norm.variance")  # moved by the batches, not by the gradient

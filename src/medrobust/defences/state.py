@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medrobust import __version__
 from medrobust.data.task import Task
 from medrobust.defences import DEFENCES
 from medrobust.errors import StateError
 from medrobust.files import replace_bytes
 from medrobust.types import State, VisionLanguageModel
+from medrobust.version import __version__
 
 FORMAT = "medrobust-state"
 

@@ -28,8 +28,8 @@ from medrobust.defences.adversarial import (
     score_attacked,
 )
 from medrobust.defences.zero_shot import zero_shot
+from medrobust.learning.loop import Session
 from medrobust.models.prompting import frame_pixels
-from medrobust.training import Session
 from medrobust.types import Classifier, Defence, Images, Labels, Logits, State, VisionLanguageModel
 
 _PROMPT_LR = 40.0  # the paper's, for visual prompts

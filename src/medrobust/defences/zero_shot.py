@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import merged
 from medrobust.defences.heads import CosineHead, template_prototypes
-from medrobust.training import Progress
+from medrobust.learning.loop import Progress
 from medrobust.types import Classifier, Defence, State, VisionLanguageModel
 
 

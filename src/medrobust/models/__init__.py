@@ -8,9 +8,9 @@ import torch
 from medrobust.errors import ModelError
 from medrobust.models.clip import Clip, Source, load_clip
 from medrobust.models.conch import load_conch
-from medrobust.models.entries import BY_HAND, MODELS, Entry, Format
-from medrobust.models.finding import BUILTIN, Found, find
 from medrobust.models.inputs import read_json
+from medrobust.models.known import BY_HAND, MODELS, Entry, Format
+from medrobust.models.locate import BUILTIN, Found, find
 from medrobust.models.medclip import load_medclip
 from medrobust.models.openai import load_chexzero
 from medrobust.models.openclip import CONFIG, load_open_clip

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from medrobust.models.clip import Source
-from medrobust.models.filling import configured, depth, filled, shape_of
+from medrobust.models.fill import configured, depth, filled, shape_of
 
 _HEAD = 64  # numbers a head in every BERT of the base and large kind
 PAD = 0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medrobust.errors import ModelError
 from medrobust.models.bert import PAD, read_bert
 from medrobust.models.clip import Clip, Source
-from medrobust.models.filling import (
+from medrobust.models.fill import (
     configured,
     depth,
     filled,
@@ -25,7 +25,7 @@ from medrobust.models.filling import (
     taken,
 )
 from medrobust.models.inputs import Pixels, bert_tokenizer
-from medrobust.models.renaming import renamed, vit_table
+from medrobust.models.rename import renamed, vit_table
 from medrobust.models.texts import Reading
 from medrobust.models.towers import TokenTower
 

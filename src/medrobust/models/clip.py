@@ -15,17 +15,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medrobust.errors import ModelError, PromptError
-from medrobust.models.filling import configured, filled
-from medrobust.models.filling import silent as silent
+from medrobust.models.fill import configured, filled
+from medrobust.models.fill import silent as silent
 from medrobust.models.inputs import Pixels, clip_tokenizer
 from medrobust.models.inputs import read_preprocess as read_preprocess
-from medrobust.models.parts import read_vit
 from medrobust.models.prompting import HasTokens, deepened, inserted, token_rows
+from medrobust.models.read_vit import read_vit
 from medrobust.models.texts import CAUSAL, Reading, layers_of, pool
 from medrobust.models.towers import TokenTower
 from medrobust.models.weights import Weights
 from medrobust.types import Context, DeepContext, Features, Images, Preprocess, PromptShape
-from medrobust.vit import Activation, NotAViT, ViT
+from medrobust.types.vit import Activation, NotAViT, ViT
 
 
 class Source(NamedTuple):

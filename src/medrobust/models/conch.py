@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medrobust.errors import ModelError
 from medrobust.models.clip import Clip, Source
-from medrobust.models.filling import refuse_keys
+from medrobust.models.fill import refuse_keys
 from medrobust.models.inputs import CLIP_MEAN, CLIP_STD, Tokenize, calling
 from medrobust.models.texts import Reading
 from medrobust.models.towers import keep_statistics, normalised

@@ -10,7 +10,7 @@ from torch import Tensor
 from medrobust.errors import ModelError
 from medrobust.models.bert import PAD, read_bert
 from medrobust.models.clip import Clip, Source
-from medrobust.models.filling import (
+from medrobust.models.fill import (
     configured,
     depth,
     filled,

@@ -8,9 +8,9 @@ from typing import Any
 
 from medrobust.errors import ModelError
 from medrobust.models.clip import Clip, Source, clip_of
-from medrobust.models.filling import LARGEST_ENDS, configured, depth, shape_of, sizes_of
+from medrobust.models.fill import LARGEST_ENDS, configured, depth, shape_of, sizes_of
 from medrobust.models.inputs import Pixels
-from medrobust.models.renaming import clip_table, renamed
+from medrobust.models.rename import clip_table, renamed
 from medrobust.types import Canvas, Preprocess
 
 _WHAT = "state dict of OpenAI's CLIP with a ViT"

@@ -6,9 +6,9 @@ from typing import Any
 from medrobust.errors import ModelError
 from medrobust.models.biomedclip import load_biomedclip
 from medrobust.models.clip import Clip, Source, clip_of
-from medrobust.models.filling import LARGEST_ENDS, configured, sizes_of
+from medrobust.models.fill import LARGEST_ENDS, configured, sizes_of
 from medrobust.models.inputs import CLIP_MEAN, CLIP_STD, Pixels, read_json
-from medrobust.models.renaming import Table, clip_table, renamed
+from medrobust.models.rename import Table, clip_table, renamed
 from medrobust.types import Interpolation, Preprocess
 
 CONFIG = "open_clip_config.json"

@@ -7,7 +7,7 @@ from torch import nn
 
 from medrobust.errors import ModelError
 from medrobust.models.clip import Clip, Source
-from medrobust.models.filling import configured, filled
+from medrobust.models.fill import configured, filled
 from medrobust.models.inputs import read_preprocess, siglip_tokenizer
 from medrobust.models.texts import Reading
 from medrobust.models.towers import TokenTower

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from medrobust.errors import RunError
-from medrobust.levels import eps_text
 from medrobust.results.journal import checked_form, read
 from medrobust.results.records import Scope
 from medrobust.results.tables import share_of
+from medrobust.words import eps_text
 
 SCHEMA_VERSION = 1
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medrobust.types import Features
-from medrobust.vit import Block, Linear, Norm, ViT
+from medrobust.types.vit import Block, Linear, Norm, ViT
 
 # what oneDNN calls the activations; the 1.702 of quick_gelu is in the weights
 _POINTWISE = {

@@ -18,7 +18,7 @@ from torch import Tensor
 from medrobust.errors import SmoothingError
 from medrobust.smoothing.blocks import Parts, features_of, packing_works, prepared
 from medrobust.types import Features, Image, Images
-from medrobust.vit import ViT
+from medrobust.types.vit import ViT
 
 Draws = Float[Tensor, "batch *shape"]  # standard normal, float32
 Forward = Callable[[Draws, Tensor, Tensor, Tensor, Parts], Features]

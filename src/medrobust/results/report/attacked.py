@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medrobust.levels import eps_text
 from medrobust.results.attacked import attack_title
 from medrobust.results.report.markdown import DAGGER, percent, plain, span, table_line
 from medrobust.results.tables import Summary
+from medrobust.words import eps_text
 
 Notes = Mapping[str, Any]  # as in attacked.json
 

@@ -1,0 +1,58 @@
+"""What an attacked run says beside its rows: what the set may be called, flags, a few pictures; kept as attacked.json.
+
+It is written before the rows it speaks of, so a run that goes on after an interruption says all of it, and once.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medrobust.data.pictures import magnification, pictures
+from medrobust.files import replace_text
+from medrobust.results.attacked import AttackedRow
+from medrobust.results.folder import read_notes
+from medrobust.types import Image
+
+SHOWN = 3  # pictures a defence
+
+
+@dataclass(frozen=True)
+class Notes:
+    """By defence: the title of the set, its flags, and pictures of the first images that an attack broke."""
+
+    titles: dict[str, str]
+    flags: dict[str, list[str]]
+    pictures: dict[str, list[dict[str, Any]]]
+    black_box: dict[str, str | None]  # a flag over all rows, so it may change when more images are attacked
+
+    @classmethod
+    def open(cls, out: Path) -> "Notes":
+        """Those of a run that goes on, or empty ones. Raises RunError where the file cannot be read."""
+        found = read_notes(out) if (out / "attacked.jsonl").exists() else None
+        if found is None:
+            return cls({}, {}, {}, {})
+        return cls(found["titles"], found["flags"], found["pictures"], found["black_box"])
+
+    def flag(self, defence: str, *sentences: str) -> None:
+        """Add what was not said yet."""
+        there = self.flags.setdefault(defence, [])
+        there += [sentence for sentence in dict.fromkeys(sentences) if sentence not in there]
+
+    def show(self, row: AttackedRow, clean: Image, attacked: Image) -> None:
+        """Keep pictures of an image that an attack broke, while there are few; each once, at its first eps."""
+        there = self.pictures.setdefault(row.defence, [])
+        if row.broken_by in (None, "clean") or len(there) >= SHOWN or row.id in [one["id"] for one in there]:
+            return
+        about = {"id": row.id, "label": row.label, "clean": row.clean, "answer": row.answer}
+        about |= {
+            "broken_by": row.broken_by,
+            "eps": row.eps,
+            "distance": row.distance,
+            "factor": magnification(clean, attacked),
+        }
+        there.append({**about, "pictures": pictures(clean, attacked)})
+
+    def keep(self, out: Path) -> None:
+        """Write attacked.json whole or not at all. Raises RunError."""
+        replace_text(out / "attacked.json", json.dumps({"schema_version": 1, **vars(self)}, indent=2) + "\n")

@@ -1,0 +1,144 @@
+"""Heads on one or several models, side by side: clean accuracy, accuracy under attack, and the features' spectrum.
+
+Reference: Han et al., Findings of EMNLP 2024, arXiv 2407.02716 (the comparison); Chen et al., ICLR 2024, arXiv
+2309.17002, who read what pre-training left in a model from the singular values of its features.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medrobust.attacks.attack import in_batches
+from medrobust.data import Dataset
+from medrobust.defences import DEFENCES
+from medrobust.errors import ConfigError, nearest
+from medrobust.files import replace_text
+from medrobust.jobs.attack import AttackSettings, attack
+from medrobust.jobs.attack.settings import check
+from medrobust.jobs.bench import Reporter, check_settings, prepare
+from medrobust.jobs.experiment import Choice, Experiment
+from medrobust.models.clip import Clip
+from medrobust.results.attacked import attack_title
+from medrobust.results.report.markdown import percent, plain, table_line
+from medrobust.results.report.probed import noise_markdown, write_probe_page
+from medrobust.results.upstream import noise_curves, upstream_noise
+from medrobust.settings import spread
+from medrobust.types import Features
+
+RECIPES = ("linear-probe", "full-fine-tune", "nmtune", "ran")
+
+
+def probe(
+    models: Sequence[str], experiment: Experiment, settings: AttackSettings, out: Path, *, reporter: Reporter
+) -> dict[str, Any]:
+    """Learn the experiment's heads on every model, attack them, and write probe.json, probe.md and probe.html.
+
+    Every model has a run folder in `out`, as `medrobust attack` makes one; an interrupted comparison goes on where it
+    stopped. Raises MedrobustError, with everything already written intact.
+    """
+    check_settings(experiment)
+    check(settings, experiment)
+    told = ", ".join(choice.called for choice in experiment.defences)
+    names = names_of(models)
+    reporter.say(
+        f"probe {', '.join(names)} on {experiment.data}: {told}, attacked by {settings.name} in {settings.told}"
+    )
+    noise = {name: upstream_noise(model) for name, model in zip(names, models, strict=True)}
+    found: dict[str, Any] = {}
+    for name, model in zip(names, models, strict=True):
+        own = experiment.model_copy(update={"model": model})
+        bench = prepare(own)
+        summary = attack(own, settings, out / name, reporter=reporter, bench=bench)
+        found[name] = {
+            "model": model,
+            "sha256": bench.model.sha256,
+            "noise": noise[name],
+            "images": summary["images"],
+            "clean_accuracy": summary["attack"]["clean_accuracy"],
+            "robust_accuracy": summary["robust_accuracy"],
+            "flags": summary["attack"]["flags"],
+            "spectrum": spectrum(features_of(bench.model, bench.data, settings.batch)),
+        }
+    attacked = {"name": settings.name, "norm": settings.balls[0].norm, "eps": list(settings.eps)}
+    result = {
+        "schema_version": 1, "data": experiment.data, "split": experiment.split, "attack": attacked, "models": found,
+        "noise_curves": noise_curves(found), "notice": "not a medical device",
+    }  # fmt: skip
+    replace_text(out / "probe.json", json.dumps(result, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    tables = [noise_markdown(result), markdown(result, settings)]
+    replace_text(out / "probe.md", "\n".join(table for table in tables if table))
+    write_probe_page(out, result)
+    return result
+
+
+def recipes_of(names: Sequence[str], settings: Mapping[str, Any]) -> list[Choice]:
+    """Heads by name; a setting `KEY` goes to all of them that have it, `NAME.KEY` to one.
+
+    Raises ConfigError for an unknown name, or a setting that no chosen head has.
+    """
+    heads = [name for name, entry in DEFENCES.items() if entry.class_bound]
+    for name in names:
+        if name not in heads:
+            raise ConfigError(f"no recipe {name!r}{nearest(name, heads)}; there are {', '.join(heads)}")
+    chosen = spread({name: DEFENCES[name].settings.model_fields for name in names}, settings)
+    return [Choice(name=name, settings=values) for name, values in chosen.items()]
+
+
+def names_of(models: Sequence[str]) -> list[str]:
+    """What tables and sub-folders call the models: the name of a folder, or the name with dashes.
+
+    Raises ConfigError where two are called the same.
+
+    >>> names_of(["builtin", "vinid/plip"])
+    ['builtin', 'vinid-plip']
+    """
+    names = [Path(model).absolute().name if Path(model).is_dir() else model.replace("/", "-") for model in models]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ConfigError(f"two models are called {twice}; give each once, from folders of different names")
+    return names
+
+
+def features_of(model: Clip, data: Dataset, batch: int) -> Features:
+    """The frozen model's features of all images, so many encoded at once."""
+    found: dict[int, Features] = {}
+
+    def encode(part: slice) -> None:
+        images = data.images(range(part.start, part.stop)).to(model.device)
+        with torch.no_grad():
+            found[part.start] = model.encode_image(images)
+
+    in_batches(len(data), batch, encode)
+    return torch.cat([found[start] for start in sorted(found)])
+
+
+def spectrum(features: Features) -> dict[str, Any]:
+    """Singular values, largest first and as shares of their sum, and the entropy of these shares in nats.
+
+    The features are neither centred nor scaled. Few large values: little of the space is used.
+    """
+    values = torch.linalg.svdvals(features.double().cpu())
+    shares = values / values.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    entropy = -torch.special.xlogy(shares, shares).sum()
+    return {"shares": [round(share, 8) for share in shares.tolist()], "entropy": round(float(entropy), 6)}
+
+
+def markdown(result: Mapping[str, Any], settings: AttackSettings) -> str:
+    """One table: a row a model and head, clean and attacked accuracy apart."""
+    balls = settings.balls
+    titles = [attack_title(settings.name, ball.norm, ball.eps) for ball in balls]
+    header = ["model", "recipe", "clean", *(f"robust {ball}" for ball in balls)]
+    lines = [table_line(header), table_line(["---", "---", *["---:"] * (len(header) - 2)])]
+    for name, found in result["models"].items():
+        for recipe, clean in found["clean_accuracy"].items():
+            robust = [found["robust_accuracy"][recipe][title] for title in titles]
+            lines.append(table_line([plain(name), plain(recipe), *map(percent, [clean, *robust])]))
+    images = " and ".join(dict.fromkeys(str(found["images"]) for found in result["models"].values()))
+    return "\n".join([
+        f"**Heads compared**: {settings.name} in {settings.told}, {images} images", "", *lines, "",
+        "Shares of all images in %, with exact 95 % intervals. *robust* is an upper bound: a stronger attack might "
+        "break more. Not a medical device.", "",
+    ])  # fmt: skip

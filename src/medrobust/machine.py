@@ -1,0 +1,58 @@
+"""Where a run's numbers come from: versions, threads, device. A run is only resumed where these are the same."""
+
+import math
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medrobust.errors import ConfigError
+from medrobust.version import __version__
+
+
+def available_threads() -> int:
+    """Cores this process may use: its affinity, and the container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(cores, math.floor(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
+
+
+def describe(device: torch.device, *, threads: int) -> dict[str, Any]:
+    """What decides the last bits of a forward pass; goes into environment.json."""
+    return {
+        "medrobust": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "numpy": version("numpy"),
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "tf32": _tf32() if device.type == "cuda" else "no",
+        "threads": threads,
+    }
+
+
+def _tf32() -> str:
+    """Where a GPU rounds float32 to 10 bits before it multiplies."""
+    places = {
+        "matrix products": torch.backends.cuda.matmul.allow_tf32,
+        "convolutions": torch.backends.cudnn.allow_tf32,
+    }
+    return ", ".join(name for name, used in places.items() if used) or "no"
+
+
+def checked_device(name: str) -> torch.device:
+    """A device that is there; raises ConfigError otherwise."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
