@@ -21,12 +21,12 @@ from typing import Any
 import yaml
 from product import ROOT, fill, keep
 
-from medrobust.jobs.bench import Reporter
 from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.results import Row, paired_gain, read_rows
 from medrobust.results.report.markdown import markdown_table, percent, table_line
 from medrobust.results.tables import number_key
+from medrobust.tell import Tell
 
 SETTINGS = Path(__file__).with_name("promptsmooth_settings.yaml")
 TITLES = {"blood": "Blood cells, 28 px (8 classes)", "chest": "Chest X-rays, 28 px (2 classes)"}
@@ -143,7 +143,7 @@ def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
-def _reporter(name: str) -> Reporter:
+def _reporter(name: str) -> Tell:
     last = [0.0]
 
     def show(title: str, done: int, total: int) -> None:
@@ -151,7 +151,7 @@ def _reporter(name: str) -> Reporter:
             last[0] = time.monotonic()
             print(f"{name}: {title} {done}/{total}", file=sys.stderr, flush=True)
 
-    return Reporter(lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True), show)
+    return Tell(lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True), show)
 
 
 def _arguments() -> argparse.Namespace:

@@ -78,10 +78,10 @@ def whole_run(arguments: argparse.Namespace) -> None:
     import torch
     from speed_gemm import paired
 
-    from medrobust.jobs.bench import Reporter
     from medrobust.jobs.certify import run
     from medrobust.jobs.experiment import Experiment
     from medrobust.results import read_rows
+    from medrobust.tell import Tell
 
     began = [0.0, 0.0]
 
@@ -92,7 +92,7 @@ def whole_run(arguments: argparse.Namespace) -> None:
             began.append(done)
 
     def work() -> int:
-        say = Reporter(lambda text: print(text, file=sys.stderr, flush=True), progress)
+        say = Tell(lambda text: print(text, file=sys.stderr, flush=True), progress)
         run(Experiment.model_validate(json.loads(arguments.spec)), arguments.out, reporter=say)
         return 1
 

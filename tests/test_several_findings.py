@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from medrobust.cli import app
 from medrobust.errors import ConfigError, SmoothingError
-from medrobust.jobs.bench import Reporter
 from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.results import Row, read_rows, recompute
 from medrobust.seeds import stream
+from medrobust.tell import Tell
 
 NAMES = ("red paint", "green paint", "blue paint")
 QUICK = {"shots": 2, "epochs": 2, "batch": 6}
@@ -59,7 +59,7 @@ def experiment(paints: Path, model: Path, **changes: object) -> Experiment:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, paints: Path, taught_checkpoint: Path) -> tuple[Path, list[str]]:
     out, told = tmp_path_factory.mktemp("findings") / "run", list[str]()
-    run(experiment(paints, taught_checkpoint), out, reporter=Reporter(told.append))
+    run(experiment(paints, taught_checkpoint), out, reporter=Tell(told.append))
     return out, told
 
 
@@ -177,7 +177,7 @@ def test_a_tower_is_learned_on_one_finding_and_used_for_all(
     assert made.exit_code == 0, made.output
     told: list[str] = []
     tower = Choice(name="distill", state=str(tmp_path / "tower" / "state.safetensors"), transfer=True)
-    run(experiment(paints, taught_checkpoint, defences=(tower,)), tmp_path / "all", reporter=Reporter(told.append))
+    run(experiment(paints, taught_checkpoint, defences=(tower,)), tmp_path / "all", reporter=Tell(told.append))
     assert any("1 defences of 3 findings each, 1 encoder(s)" in line for line in told)
 
 

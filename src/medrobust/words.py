@@ -1,16 +1,5 @@
 """Distances in pixels of [0, 1], as people write them. No torch here."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Reporter:
-    """Where a run says what it does: sentences, and how far a named piece of work has come."""
-
-    say: Callable[[str], None] = lambda _text: None
-    progress: Callable[[str, int, int], None] = lambda _title, _done, _total: None
-
 
 def eps_text(eps: float) -> str:
     """In grey levels where they are whole, or quarters that no short decimal equals.

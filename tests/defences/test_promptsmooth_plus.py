@@ -15,7 +15,7 @@ from medrobust.defences.promptsmooth import entropy_of_mean, noisy_copies, promp
 from medrobust.defences.promptsmooth_plus import PromptSmoothPlus, first_tokens, promptsmooth_plus
 from medrobust.defences.state import check_header, header_of
 from medrobust.errors import ConfigError, StateError
-from medrobust.jobs.bench import Reporter, smoothings
+from medrobust.jobs.bench import smoothings
 from medrobust.jobs.certify import certify_image, reopen, run
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.models.clip import Clip
@@ -25,6 +25,7 @@ from medrobust.smoothing import encoding
 from medrobust.smoothing.certify import Smoothing, certify
 from medrobust.smoothing.encoding import lean_sampler
 from medrobust.smoothing.sampling import Copies, Draws, Sampler, Variant
+from medrobust.tell import Tell
 from medrobust.types import Classifier, State
 
 SIGMA = 0.5
@@ -223,7 +224,7 @@ def test_a_run_foretells_the_towers_it_will_tune_and_can_be_made_again(
         look=8, batch=8, threads=1, limit=2, defences=(Choice(name="zero-shot"), tuned_here),
     )  # fmt: skip
     said: list[str] = []
-    run(experiment, tmp_path / "run", reporter=Reporter(said.append))
+    run(experiment, tmp_path / "run", reporter=Tell(said.append))
     assert "2 images, 2 defences, 2 encoder(s) by lean ViT, " in said[-1]
     rows = read_rows(tmp_path / "run" / "certified.jsonl")
     assert {row.defence: row.scope for row in rows} == {

@@ -23,13 +23,14 @@ from medrobust.jobs.attack import AttackSettings, attack, look, work
 from medrobust.jobs.attack.notes import Notes
 from medrobust.jobs.attack.settings import attacks_of, passes
 from medrobust.jobs.attack.work import Siege, attack_all, attack_batch, planned, read
-from medrobust.jobs.bench import Bench, Reporter, prepare
+from medrobust.jobs.bench import Bench, prepare
 from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.fitting import Fitted, fit_all
 from medrobust.models.clip import Clip
 from medrobust.results import Journal
 from medrobust.results.attacked import ATTACKED, AttackedKey, AttackedRow, read_attacked
+from medrobust.tell import Tell
 from medrobust.types import Classifier, Images, Labels
 
 DEFENCES = (
@@ -84,7 +85,7 @@ def toy_siege(
     )  # fmt: skip
     settings = AttackSettings(attacks=("pgd",), norm=norm, eps=tuple(eps), batch=batch)
     fitted = Fitted("toy", make("zero-shot"), one_pixel(0.5), "none")
-    return Siege(Bench(Experiment(), model, task, data), [fitted], settings, {"pgd": Pgd(steps=20)}, Reporter())
+    return Siege(Bench(Experiment(), model, task, data), [fitted], settings, {"pgd": Pgd(steps=20)}, Tell())
 
 
 def toy_rows(siege: Siege) -> dict[AttackedKey, AttackedRow]:
@@ -221,8 +222,8 @@ def test_a_run_leaves_all_that_a_reader_needs(finished: Path, experiment: Experi
 
 def test_rows_can_be_made_again(finished: Path, experiment: Experiment) -> None:
     bench = prepare(experiment)
-    fitted = fit_all(bench, finished, Reporter(), learn=False)
-    siege = Siege(bench, fitted, STRONG, attacks_of(STRONG, 3), Reporter())
+    fitted = fit_all(bench, finished, Tell(), learn=False)
+    siege = Siege(bench, fitted, STRONG, attacks_of(STRONG, 3), Tell())
     made = attack_batch(siege, fitted[1], read(bench, [2, 3]), Notes({}, {}, {}, {}))
     rows = {row.key: row for row in read_attacked(finished / "attacked.jsonl")}
     assert [rows[row.key] for row in made] == made
@@ -338,7 +339,7 @@ def test_a_prompt_tuned_on_the_input_is_attacked_frozen(experiment: Experiment, 
 
 def test_the_first_line_says_what_it_costs(folder: Path, experiment: Experiment) -> None:
     said: list[str] = []
-    attack(experiment, STRONG, folder, reporter=Reporter(said.append))
+    attack(experiment, STRONG, folder, reporter=Tell(said.append))
     assert said[0].startswith("attack 5 images of ")
     assert "pgd in linf 56/255, at most 3,000 encoder passes (300 an image and defence)" in said[0]
     assert "answered rightly without an attack: zero-shot " in said[1]

@@ -12,12 +12,12 @@ from typer.testing import CliRunner, Result
 from medrobust.cli import app
 from medrobust.errors import RunError
 from medrobust.jobs.audit import Depth, audit, checks, forecast, sample
-from medrobust.jobs.bench import Reporter
 from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.results import Row, read_rows
 from medrobust.results.records import to_line
 from medrobust.results.report.audited import all_findings
+from medrobust.tell import Tell
 
 DEFENCES = (
     Choice(name="zero-shot"),
@@ -64,7 +64,7 @@ def spoil(folder: Path, change: Callable[[Row], Row]) -> None:
 
 def test_a_sound_run_passes_every_check(folder: Path) -> None:
     said: list[str] = []
-    found = audit(folder, SHALLOW, reporter=Reporter(said.append))
+    found = audit(folder, SHALLOW, reporter=Tell(said.append))
     assert all_findings(found) == []
     assert found["complete"]
     assert json.loads((folder / "audit.json").read_text()) == found

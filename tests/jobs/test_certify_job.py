@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from medrobust.errors import ConfigError, MedrobustError, RunError, StateError
-from medrobust.jobs.bench import Reporter, prepare, smoothings
+from medrobust.jobs.bench import prepare, smoothings
 from medrobust.jobs.certify import certify_image, reopen, run
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.fitting import fit_into
 from medrobust.results import read_rows, recompute
 from medrobust.smoothing.certify import Smoothing
 from medrobust.smoothing.encoding import BATCHES
+from medrobust.tell import Tell
 
 SIGMAS = (0.25, 0.5)
 QUICK = {"shots": 2, "epochs": 2, "batch": 6}
@@ -158,7 +159,7 @@ def test_what_was_measured_when_a_run_began_is_kept_when_it_goes_on(experiment: 
     recorded["environment"]["batch"] = 5
     (tmp_path / "environment.json").write_text(json.dumps(recorded))
     said: list[str] = []
-    run(open_.model_copy(update={"limit": 3}), tmp_path, reporter=Reporter(said.append))
+    run(open_.model_copy(update={"limit": 3}), tmp_path, reporter=Tell(said.append))
     assert "batch 5" in said[-1]
     assert json.loads((tmp_path / "environment.json").read_text())["environment"]["batch"] == 5
 
@@ -234,7 +235,7 @@ def test_defences_of_equal_vision_weights_share_the_encoder(finished: tuple[Expe
     from medrobust.jobs.fitting import fit_all
     from medrobust.smoothing.sampling import encoders
 
-    fitted = fit_all(prepare(experiment), out, Reporter())
+    fitted = fit_all(prepare(experiment), out, Tell())
     assert [len(users) for _, users in encoders([f.classifier for f in fitted])] == [3, 2]
 
 
@@ -281,7 +282,7 @@ def test_a_state_from_a_file_is_used_with_its_own_settings(
 ) -> None:
     choice = Choice(name="promptsmooth", settings={"mode": "few-shot", **QUICK})
     path = tmp_path / "state.safetensors"
-    header = fit_into(path, experiment.model_copy(update={"defences": (choice,), "limit": None}), reporter=Reporter())
+    header = fit_into(path, experiment.model_copy(update={"defences": (choice,), "limit": None}), reporter=Tell())
     assert header.settings["epochs"] == 2
     used = (Choice(name="promptsmooth", label="few-shot", state=str(path)),)
     run(experiment.model_copy(update={"defences": used}), tmp_path / "run")
@@ -295,7 +296,7 @@ def test_a_state_from_a_file_is_used_with_its_own_settings(
 def test_the_forecast_says_what_can_be_reached(experiment: Experiment, tmp_path: Path) -> None:
     said: list[str] = []
     steps: list[tuple[str, int, int]] = []
-    reporter = Reporter(said.append, lambda *step: steps.append(step))
+    reporter = Tell(said.append, lambda *step: steps.append(step))
     run(experiment.model_copy(update={"defences": DEFENCES[:1]}), tmp_path / "run", reporter=reporter)
     assert said[0].startswith("certify 3 images of ")
     assert said[0].endswith(": zero-shot")

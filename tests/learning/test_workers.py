@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from medrobust.errors import ConfigError
-from medrobust.jobs.bench import Reporter
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.fitting import fit_into
 from medrobust.learning.workers import Workers
 from medrobust.models import load
+from medrobust.tell import Tell
 
 TRAINING = ["epochs=3", "batch=5", "lr=0.02", "eps=8/255", "attack_step=8/255"]
 
@@ -64,5 +64,5 @@ def test_what_one_process_learns_is_refused_to_two(
         model=str(checkpoint), data=str(picture_folder), task=str(task_file), defences=(Choice(name="coop"),), threads=1
     )
     with pytest.raises(ConfigError, match="coop is learned by one process; run the command without torchrun"):
-        fit_into(tmp_path / "state.safetensors", experiment, reporter=Reporter(), workers=Workers(0, 2))
+        fit_into(tmp_path / "state.safetensors", experiment, reporter=Tell(), workers=Workers(0, 2))
     assert not (tmp_path / "state.safetensors").exists()

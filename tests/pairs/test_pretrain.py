@@ -14,7 +14,6 @@ from torch import nn
 from medrobust.data.task import Dataset
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.errors import RunError, TrainingError
-from medrobust.jobs.bench import Reporter
 from medrobust.jobs.pretrain import build as make
 from medrobust.learning.checkpoint import Checkpoint
 from medrobust.models import load
@@ -25,6 +24,7 @@ from medrobust.pairs.pretrain import LARGEST_SCALE, build, contrastive_loss, fol
 from medrobust.pairs.recipe import Recipe, Source
 from medrobust.pairs.tokenizer import train_tokenizer
 from medrobust.seeds import stream
+from medrobust.tell import Tell
 
 TEXTS = ["a red one", "a green one", "a blue one", "nothing"]
 
@@ -224,13 +224,13 @@ def test_the_command_goes_on_and_refuses_to_go_on_with_something_else(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(chosen, tmp_path / "model", reporter=Reporter(progress=stopping))
+        make(chosen, tmp_path / "model", reporter=Tell(progress=stopping))
     left = tmp_path / "model" / "pretrain.checkpoint.safetensors"
     assert left.exists()
     with pytest.raises(RunError, match=r"is a training cut off, with lr = 0\.003, asked for 0\.1"):
         make(shortened(chosen, lr=0.1), tmp_path / "model")
     told: list[str] = []
-    make(chosen, tmp_path / "model", reporter=Reporter(told.append))
+    make(chosen, tmp_path / "model", reporter=Tell(told.append))
     assert any("the training goes on from it" in line for line in told)
     assert not left.exists()
     make(chosen, tmp_path / "at once")

@@ -14,7 +14,7 @@ import typer
 from medrobust.errors import MedrobustError
 
 if TYPE_CHECKING:
-    from medrobust.jobs.bench import Reporter
+    from medrobust.tell import Tell
 
 app = typer.Typer(
     name="medrobust",
@@ -116,12 +116,12 @@ def listing(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 @contextmanager
-def reporter(*, quiet: bool = False) -> "Iterator[Reporter]":
+def reporter(*, quiet: bool = False) -> "Iterator[Tell]":
     """Sentences on stderr; progress bars too where that is a terminal; nothing of either where `quiet`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    from medrobust.jobs.bench import Reporter
+    from medrobust.tell import Tell
 
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -133,7 +133,7 @@ def reporter(*, quiet: bool = False) -> "Iterator[Reporter]":
                 bars[title] = progress.add_task(title, total=total)
             progress.update(bars[title], completed=done, total=total)
 
-        yield Reporter(lambda text: console.print(text, markup=False), show)
+        yield Tell(lambda text: console.print(text, markup=False), show)
 
 
 def fail(message: str, code: int) -> None:

@@ -13,12 +13,13 @@ import torch
 from medrobust.defences.adaptation import digest
 from medrobust.errors import RunError
 from medrobust.files import replace_text
-from medrobust.jobs.bench import Reporter, check_same, record_of
+from medrobust.jobs.bench import check_same, record_of
 from medrobust.machine import describe
 from medrobust.models.clip import Clip
 from medrobust.results import Journal
 from medrobust.results.journal import read
 from medrobust.results.tables import share_of
+from medrobust.tell import Tell
 from medrobust.vqa.answer import Learned, answer_batch, learn_or_load
 from medrobust.vqa.learn import Asked
 from medrobust.vqa.questions import majority
@@ -29,12 +30,12 @@ from medrobust.vqa.settings import Asking, Room, announcement, claim, enter
 BLIND = "blind"
 
 
-def ask(asking: Asking, out: Path, *, reporter: Reporter | None = None) -> dict[str, Any]:
+def ask(asking: Asking, out: Path, *, reporter: Tell | None = None) -> dict[str, Any]:
     """Learn the recipes, answer the split's questions clean and attacked; vqa.json and vqa.md are written.
 
     An interrupted run goes on where it stopped. Raises MedrobustError, with everything already written intact.
     """
-    tell = reporter or Reporter()
+    tell = reporter or Tell()
     settings = {name: make_recipe(name, chosen) for name, chosen in asking.recipes.items()}
     claim(out, asking)
     room = enter(asking)
@@ -46,7 +47,7 @@ def ask(asking: Asking, out: Path, *, reporter: Reporter | None = None) -> dict[
     return publish(asking, room, out)
 
 
-def answer_all(asking: Asking, room: Room, learned: Sequence[Learned], out: Path, tell: Reporter) -> None:
+def answer_all(asking: Asking, room: Room, learned: Sequence[Learned], out: Path, tell: Tell) -> None:
     """Append the rows that are not yet there to answered.jsonl, a batch of questions at once.
 
     A batch that was torn is answered again as a whole, because batch mates decide the last bits. Raises RunError.
@@ -74,7 +75,7 @@ def answer_all(asking: Asking, room: Room, learned: Sequence[Learned], out: Path
             tell.progress("answer", part.stop, len(questions))
 
 
-def learn_all(asking: Asking, settings: dict[str, Settings], room: Room, out: Path, tell: Reporter) -> list[Learned]:
+def learn_all(asking: Asking, settings: dict[str, Settings], room: Room, out: Path, tell: Tell) -> list[Learned]:
     """Every recipe, learned or loaded, and before them the blind one, which has the settings of the first."""
     fit, test = (Asked.of(room.model, gallery, room.vocabulary) for gallery in (room.fit, room.test))
     origin = f"{', '.join(asking.questions)} ({asking.fit_split}): {len(room.fit.questions)} questions"

@@ -21,7 +21,6 @@ from medrobust.smoothing.certify import Smoothing
 from medrobust.smoothing.encoding import Encoding
 from medrobust.smoothing.noise import kernel
 from medrobust.smoothing.sampling import Sampler
-from medrobust.words import Reporter as Reporter
 
 # of a run that goes on: more images; and what its environment.json, not its experiment.yaml, holds it to
 MAY_CHANGE = {"limit", "batch", "compile", "threads"}

@@ -9,7 +9,6 @@ from medrobust.data.pictures import png
 from medrobust.errors import RunError
 from medrobust.jobs.bench import (
     Bench,
-    Reporter,
     check_same,
     check_settings,
     claim,
@@ -28,15 +27,16 @@ from medrobust.results.folder import publish
 from medrobust.smoothing.certify import Certificate, Smoothing, certify, clean_answers
 from medrobust.smoothing.encoding import make_sampler, seconds_a_copy
 from medrobust.smoothing.sampling import Sampler, encoders
+from medrobust.tell import Tell
 from medrobust.types import Classifier, Image
 
 
-def run(experiment: Experiment, out: Path, *, reporter: Reporter | None = None) -> dict[str, Any]:
+def run(experiment: Experiment, out: Path, *, reporter: Tell | None = None) -> dict[str, Any]:
     """Fit, certify and report one experiment into `out`; an interrupted one goes on where it stopped.
 
     The summary comes back. Raises MedrobustError, with everything already written intact.
     """
-    tell = reporter or Reporter()
+    tell = reporter or Tell()
     check_settings(experiment)
     claim(out, experiment)
     bench = prepare(experiment, findings=True)
@@ -59,7 +59,7 @@ def run(experiment: Experiment, out: Path, *, reporter: Reporter | None = None) 
     return publish(out, experiment.radii, environment, examples=gallery(bench, out))
 
 
-def sampler_of(bench: Bench, fitted: Sequence[Fitted], recorded: Mapping[str, Any], tell: Reporter) -> Sampler:
+def sampler_of(bench: Bench, fitted: Sequence[Fitted], recorded: Mapping[str, Any], tell: Tell) -> Sampler:
     """How this run encodes noisy copies: as it wants, as it was recorded, or as is fastest here."""
     return make_sampler(
         [f.classifier for f in fitted],
@@ -79,12 +79,12 @@ class Reopened(NamedTuple):
     sampler: Sampler
 
 
-def reopen(folder: Path, reporter: Reporter | None = None) -> Reopened:
+def reopen(folder: Path, reporter: Tell | None = None) -> Reopened:
     """Everything with which a run's certificates can be made again.
 
     Raises RunError where it is no run folder, or where something that decides its numbers is different here.
     """
-    tell = reporter or Reporter()
+    tell = reporter or Tell()
     recorded = recorded_environment(folder)
     if not recorded or not (folder / "certified.jsonl").exists():
         raise RunError(f"{folder} is no run folder: it has no certified.jsonl with its environment.json")
@@ -95,9 +95,7 @@ def reopen(folder: Path, reporter: Reporter | None = None) -> Reopened:
     return Reopened(bench, fitted, sampler)
 
 
-def certify_all(
-    bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, journal: Journal[Row], tell: Reporter
-) -> None:
+def certify_all(bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, journal: Journal[Row], tell: Tell) -> None:
     """Append the rows that are not yet there, one pass over the noise for each image and noise level."""
     experiment, levels, there = bench.experiment, bench.levels, journal.done
     total = len(bench.data) * len(levels)

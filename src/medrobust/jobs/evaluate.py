@@ -5,20 +5,21 @@ from typing import Any
 
 from medrobust.jobs.attack import AttackSettings, attack
 from medrobust.jobs.attack.settings import check, tuned_in
-from medrobust.jobs.bench import Reporter, check_settings, claim
+from medrobust.jobs.bench import check_settings, claim
 from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Experiment
+from medrobust.tell import Tell
 
 
 def evaluate(
-    experiment: Experiment, settings: AttackSettings, out: Path, *, reporter: Reporter | None = None
+    experiment: Experiment, settings: AttackSettings, out: Path, *, reporter: Tell | None = None
 ) -> dict[str, Any]:
     """Attack, then certify every image under every defence; an interrupted evaluation goes on where it stopped.
 
     Prompts that are tuned on the input are attacked as they are tuned at the first sigma, whatever `settings` say. The
     summary of both comes back. Raises MedrobustError, with everything already written intact.
     """
-    tell = reporter or Reporter()
+    tell = reporter or Tell()
     check_settings(experiment)
     settings = settings.model_copy(update={"sigma": experiment.sigmas[0] if tuned_in(experiment) else None})
     check(settings, experiment)

@@ -8,7 +8,7 @@ from medrobust.defences import DEFENCES, make
 from medrobust.defences.adaptation import digest, interpolated, merged, vision_part
 from medrobust.defences.state import Header, header_of, load_checked, save_state, settings_of
 from medrobust.errors import ConfigError, RunError, StateError
-from medrobust.jobs.bench import Bench, Reporter, prepare
+from medrobust.jobs.bench import Bench, prepare
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.learning.checkpoint import Checkpoint
 from medrobust.learning.loop import Session
@@ -16,6 +16,7 @@ from medrobust.learning.workers import ALONE, Workers
 from medrobust.models.clip import Clip
 from medrobust.results.records import called
 from medrobust.seeds import stream
+from medrobust.tell import Tell
 from medrobust.types import Classifier, Defence, Image, State
 
 Known = dict[str, tuple[State, Header]]  # states by their path, or by the label of the choice that learned them
@@ -44,7 +45,7 @@ class Fitted(NamedTuple):
         return label if self.finding is None else label >> self.place & 1
 
 
-def fit_all(bench: Bench, out: Path, reporter: Reporter, *, learn: bool = True) -> list[Fitted]:
+def fit_all(bench: Bench, out: Path, reporter: Tell, *, learn: bool = True) -> list[Fitted]:
     """Every defence of the experiment, in order, fitted or loaded; fitted states are kept in `out`/states.
 
     Raises MedrobustError; with `learn=False` also where something would have to be learned.
@@ -70,7 +71,7 @@ def fit_all(bench: Bench, out: Path, reporter: Reporter, *, learn: bool = True) 
 
 
 def _state_of(
-    bench: Bench, choice: Choice, known: Known, path: Path, reporter: Reporter, *, learn: bool
+    bench: Bench, choice: Choice, known: Known, path: Path, reporter: Tell, *, learn: bool
 ) -> tuple[State, dict[str, Any]]:
     """What a defence learned, and its settings: loaded, shared with an earlier one, or fitted; `known` is added to."""
     for wanted in (choice.state, choice.base):
@@ -124,7 +125,7 @@ def fit_defence(
     *,
     below: State,
     seed: int,
-    reporter: Reporter,
+    reporter: Tell,
     workers: Workers = ALONE,
 ) -> tuple[State, Header]:
     """Learn what a defence has to learn, on top of the vision tower in `below`, and keep it in `target`.
@@ -167,7 +168,7 @@ def fit_defence(
     return state, header
 
 
-def fit_into(target: Path, experiment: Experiment, *, reporter: Reporter, workers: Workers = ALONE) -> Header:
+def fit_into(target: Path, experiment: Experiment, *, reporter: Tell, workers: Workers = ALONE) -> Header:
     """Learn the one defence of an experiment and keep its state in a file; the header comes back.
 
     Raises MedrobustError.
@@ -184,7 +185,7 @@ def fit_into(target: Path, experiment: Experiment, *, reporter: Reporter, worker
     return header
 
 
-def _fit_or_resume(bench: Bench, choice: Choice, below: State, path: Path, reporter: Reporter) -> tuple[State, Header]:
+def _fit_or_resume(bench: Bench, choice: Choice, below: State, path: Path, reporter: Tell) -> tuple[State, Header]:
     experiment = bench.experiment
     if path.exists():
         state, header = load_checked(path, bench.model, bench.task)

@@ -18,7 +18,6 @@ from medrobust.data.pictures import encoded
 from medrobust.data.sources.files import LabelledFile, decodable
 from medrobust.errors import DataError, RunError
 from medrobust.files import replace_bytes
-from medrobust.jobs.bench import Reporter
 from medrobust.models.clip import Clip
 from medrobust.pairs.caption_files import bare
 from medrobust.pairs.captioned import CaptionedImages, image_files
@@ -34,6 +33,7 @@ from medrobust.pairs.poison import (
     summary,
 )
 from medrobust.results.journal import Form, Journal, read, values_of
+from medrobust.tell import Tell
 from medrobust.types import Preprocess
 from medrobust.version import __version__
 
@@ -72,13 +72,13 @@ def poison_into(
     model: Clip,
     *,
     targets: Targets | None = None,
-    reporter: Reporter | None = None,
+    reporter: Tell | None = None,
 ) -> dict[str, Any]:
     """Write the attacked copy, and return what `poison.json` says of it.
 
     Raises RunError where `out` holds a finished copy, another one, or other files.
     """
-    tell = reporter or Reporter()
+    tell = reporter or Tell()
     rows = chosen(len(pairs), poison.share, poison.seed)
     settings = _settings(pairs, poison, model, targets)
     _claim(out, settings)
@@ -139,7 +139,7 @@ def _settings(pairs: CaptionedImages, poison: Poison, model: Clip, targets: Targ
     }  # fmt: skip
 
 
-def _write_clean(out: Path, pairs: CaptionedImages, names: Sequence[str], attacked: set[int], tell: Reporter) -> None:
+def _write_clean(out: Path, pairs: CaptionedImages, names: Sequence[str], attacked: set[int], tell: Tell) -> None:
     for row, name in enumerate(names):
         # what exists is whole, because files are put in place in one step
         if row not in attacked and not (out / name).exists():

@@ -24,8 +24,8 @@ from medrobust.pairs.pretrain import pretrain, save
 from medrobust.pairs.recipe import Recipe, Source, caption_book
 from medrobust.pairs.start import start_from
 from medrobust.smoothing.bounds import interval
+from medrobust.tell import Tell
 from medrobust.types import Classifier, Preprocess
-from medrobust.words import Reporter
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def build(
     *,
     attacked: Attacked | None = None,
     start: str | None = None,
-    reporter: Reporter | None = None,
+    reporter: Tell | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Train, save into `out` in the format of transformers, and score zero-shot on the sources' test splits.
@@ -53,7 +53,7 @@ def build(
 
     Raises MedrobustError: RunError where `out` holds a model already or cannot be written.
     """
-    tell = reporter or Reporter()
+    tell = reporter or Tell()
     if (out / "model.safetensors").exists():
         raise RunError(f"{out} holds a model already; use another --out")
     try:
@@ -86,7 +86,7 @@ def build(
     return {"model": str(out), "steps": steps, "zero_shot": scores} | ({"noise": noise} if noise else {})
 
 
-def _sources(recipe: Recipe, attacked: Attacked | None, tell: Reporter) -> tuple[list[Pairs], dict[str, Any]]:
+def _sources(recipe: Recipe, attacked: Attacked | None, tell: Tell) -> tuple[list[Pairs], dict[str, Any]]:
     """The pairs of every source, and what was done to them; nothing where nothing was to be attacked."""
     surrogate = load(attacked.surrogate) if attacked and attacked.poison.share else None
     book, sources, told = caption_book(), [], []
@@ -114,7 +114,7 @@ def _digest(sources: list[Pairs]) -> list[str]:
     return [hashlib.sha256(pairs.images.numpy().tobytes()).hexdigest() for pairs in sources]
 
 
-def _noise(attacked: Attacked | None, surrogate: Clip | None, title: str, tell: Reporter) -> Noise | None:
+def _noise(attacked: Attacked | None, surrogate: Clip | None, title: str, tell: Tell) -> Noise | None:
     if attacked is None or surrogate is None:
         return None
     encode = resizing(surrogate.encode_image, surrogate.preprocess.size)

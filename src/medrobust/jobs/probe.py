@@ -18,7 +18,7 @@ from medrobust.errors import ConfigError, nearest
 from medrobust.files import replace_text
 from medrobust.jobs.attack import AttackSettings, attack
 from medrobust.jobs.attack.settings import check
-from medrobust.jobs.bench import Reporter, check_settings, prepare
+from medrobust.jobs.bench import check_settings, prepare
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.models.clip import Clip
 from medrobust.results.attacked import attack_title
@@ -26,13 +26,14 @@ from medrobust.results.report.markdown import percent, plain, table_line
 from medrobust.results.report.probed import noise_markdown, write_probe_page
 from medrobust.results.upstream import noise_curves, upstream_noise
 from medrobust.settings import spread
+from medrobust.tell import Tell
 from medrobust.types import Features
 
 RECIPES = ("linear-probe", "full-fine-tune", "nmtune", "ran")
 
 
 def probe(
-    models: Sequence[str], experiment: Experiment, settings: AttackSettings, out: Path, *, reporter: Reporter
+    models: Sequence[str], experiment: Experiment, settings: AttackSettings, out: Path, *, reporter: Tell
 ) -> dict[str, Any]:
     """Learn the experiment's heads on every model, attack them, and write probe.json, probe.md and probe.html.
 

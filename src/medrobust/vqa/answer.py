@@ -17,13 +17,13 @@ from medrobust.learning.checkpoint import Checkpoint
 from medrobust.learning.loop import Session
 from medrobust.models.clip import Clip
 from medrobust.seeds import stream
+from medrobust.tell import Tell
 from medrobust.types import Classifier, Images, Labels, Logits, State
 from medrobust.vqa.attack import climb_together
 from medrobust.vqa.learn import Asked, answering, learn_answers, start
 from medrobust.vqa.questions import Question, Vocabulary
 from medrobust.vqa.recipes import Settings
 from medrobust.vqa.rows import AnsweredRow
-from medrobust.words import Reporter
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Learned:
 
 def learn_or_load(
     model: Clip, blank: Learned, taught: Asked, vocabulary: Vocabulary, path: Path, *, data: str, seed: int,
-    tell: Reporter,
+    tell: Tell,
 ) -> Learned:  # fmt: skip
     """The recipe with its state: that of the file if it is there, else one learned now and kept there.
 

@@ -11,12 +11,13 @@ from medrobust.attacks.search import answer
 from medrobust.jobs.attack.settings import AttackSettings as AttackSettings
 from medrobust.jobs.attack.settings import attacks_of, check, claim_settings, keep_settings, passes
 from medrobust.jobs.attack.work import Siege, attack_all, planned, read
-from medrobust.jobs.bench import Bench, Reporter, check_settings, claim, keep_environment, keep_experiment, prepare
+from medrobust.jobs.bench import Bench, check_settings, claim, keep_environment, keep_experiment, prepare
 from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.fitting import fit_all
 from medrobust.results import Journal
 from medrobust.results.attacked import ATTACKED
 from medrobust.results.folder import republish
+from medrobust.tell import Tell
 
 
 def attack(
@@ -24,7 +25,7 @@ def attack(
     settings: AttackSettings,
     out: Path,
     *,
-    reporter: Reporter | None = None,
+    reporter: Tell | None = None,
     bench: Bench | None = None,
 ) -> dict[str, Any]:
     """Attack every image of an experiment under every defence; an interrupted attack goes on where it stopped.
@@ -34,7 +35,7 @@ def attack(
     frozen, as it was tuned on the clean image. `bench`: the experiment's, where it is prepared. The summary
     comes back. Raises MedrobustError, with everything already written intact.
     """
-    tell = reporter or Reporter()
+    tell = reporter or Tell()
     check_settings(experiment)
     check(settings, experiment)
     claim(out, experiment, attack=True)

@@ -17,11 +17,12 @@ from medrobust.attacks.square import Square
 from medrobust.attacks.suite import evaluate
 from medrobust.jobs.attack.notes import Notes
 from medrobust.jobs.attack.settings import AttackSettings
-from medrobust.jobs.bench import Bench, Reporter
+from medrobust.jobs.bench import Bench
 from medrobust.jobs.fitting import Fitted, tuned_on
 from medrobust.results import Journal
 from medrobust.results.attacked import AttackedKey, AttackedRow, read_attacked
 from medrobust.seeds import stream
+from medrobust.tell import Tell
 from medrobust.types import Classifier, Images, Labels, Logits
 
 
@@ -32,7 +33,7 @@ class Siege(NamedTuple):
     fitted: Sequence[Fitted]
     settings: AttackSettings
     attacks: Mapping[str, Attack] | None  # None: AutoAttack's standard set
-    tell: Reporter
+    tell: Tell
 
 
 class Batch(NamedTuple):

@@ -9,23 +9,23 @@ from typing import Any
 from medrobust.files import replace_text
 from medrobust.jobs.audit.checks import Block, attacks, borders, records, redraws
 from medrobust.jobs.audit.depth import Depth as Depth
-from medrobust.jobs.bench import Reporter
 from medrobust.jobs.certify import Reopened, reopen
 from medrobust.results import Row, read_rows
 from medrobust.results.folder import republish
 from medrobust.smoothing.encoding import seconds_a_copy
+from medrobust.tell import Tell
 
 SCHEMA_VERSION = 1
 
 Audit = dict[str, Any]  # as in audit.json
 
 
-def audit(folder: Path, depth: Depth | None = None, *, reporter: Reporter | None = None) -> Audit:
+def audit(folder: Path, depth: Depth | None = None, *, reporter: Tell | None = None) -> Audit:
     """Check a run's certificates, keep what was found in audit.json, and tell it in the run's report.
 
     What is finished stays when it is interrupted; `complete` says whether all was done. Raises MedrobustError.
     """
-    depth, tell = depth or Depth(), reporter or Reporter()
+    depth, tell = depth or Depth(), reporter or Tell()
     rows = read_rows(folder / "certified.jsonl")
     expected = forecast(rows, depth)
     tell.say(expected.told)

@@ -8,7 +8,6 @@ from medrobust.attacks.smoothadv import smooth_adv
 from medrobust.data.pictures import pictures
 from medrobust.jobs.audit import sample
 from medrobust.jobs.audit.depth import Depth
-from medrobust.jobs.bench import Reporter
 from medrobust.jobs.certify import Reopened
 from medrobust.jobs.fitting import Fitted, tuned_on
 from medrobust.results import Row
@@ -21,12 +20,13 @@ from medrobust.smoothing.audit.claims import Claim, doubts
 from medrobust.smoothing.audit.decision_border import Tries
 from medrobust.smoothing.certify import Smoothing, certify, count_votes
 from medrobust.smoothing.sampling import Draws
+from medrobust.tell import Tell
 from medrobust.types import Classifier, Image
 
 Block = dict[str, Any]  # tested, findings, defences: as in audit.json
 
 
-def records(rows: Sequence[Row], tell: Reporter) -> Iterator[Block]:
+def records(rows: Sequence[Row], tell: Tell) -> Iterator[Block]:
     """Every radius, from its record alone."""
     found = []
     for done, row in enumerate(rows, 1):
@@ -35,7 +35,7 @@ def records(rows: Sequence[Row], tell: Reporter) -> Iterator[Block]:
     yield {"tested": len(rows), "findings": found}
 
 
-def attacks(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Reporter) -> Iterator[Block]:
+def attacks(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> Iterator[Block]:
     """SmoothAdv inside certified radii; where prompts are tuned on the input, the tuned again answer as well."""
     chosen = sample.certified(rows, depth.attacks, depth.seed)
     total, done = sum(map(len, chosen.values())), 0
@@ -93,7 +93,7 @@ def _broken(row: Row, image: Image, attempt: Attempt) -> Block:
     return {**_finding(row, sentence), "pictures": pictures(image, attempt.attacked)}
 
 
-def redraws(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Reporter) -> Iterator[Block]:
+def redraws(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> Iterator[Block]:
     """Certificates made again: with their own seed the same, with others seldom contradicted by a large count."""
     tallies = {f.label: {"replayed": 0, "differ": 0, "redrawn": 0, "contradicted": 0} for f in opened.fitted}
     differ: list[Block] = []
@@ -143,7 +143,7 @@ def _too_many(tallies: dict[str, dict[str, int]], alpha: float) -> list[Block]:
     ]
 
 
-def borders(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Reporter) -> Iterator[Block]:
+def borders(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> Iterator[Block]:
     """The stated error probability, at images between two classes."""
     ready = {fitted.label: fitted for fitted in opened.fitted}
     block: Block = {"tested": 0, "findings": [], "defences": {}}
