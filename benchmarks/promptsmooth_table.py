@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 from product import ROOT, fill, keep
 
-from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Choice, Experiment
+from medrobust.jobs.run import run
 from medrobust.results import Row, paired_gain, read_rows
 from medrobust.results.report.markdown import markdown_table, percent, table_line
 from medrobust.results.tables import number_key
@@ -94,15 +94,15 @@ def _experiment(name: str, data: str, arguments: argparse.Namespace, wanted: Seq
 
 def _rows(choices: Sequence[Choice], wanted: Sequence[str]) -> tuple[Choice, ...]:
     """The defences of these labels, in the order of the settings; all where none is named."""
-    known = {choice.called for choice in choices}
+    known = {choice.name for choice in choices}
     missing = sorted(set(wanted) - known)
     if missing:
         sys.exit(f"no row {missing[0]!r} in {SETTINGS.name}; there are {', '.join(sorted(known))}")
-    return tuple(choice for choice in choices if not wanted or choice.called in wanted)
+    return tuple(choice for choice in choices if not wanted or choice.name in wanted)
 
 
 def _section(name: str, summary: dict[str, Any], rows: Sequence[Row], experiment: Experiment) -> str:
-    labels = [choice.called for choice in experiment.defences if choice.called != "zero-shot"]
+    labels = [choice.name for choice in experiment.defences if choice.name != "zero-shot"]
     compared = [pair for pair in COMPARED if pair[0] in experiment.sigmas]
     head = "| defence | " + " | ".join(f"σ {s:g}, r {r:g}" for s, r in compared) + " |"
     lines = [head, "| --- |" + " ---: |" * len(compared)]

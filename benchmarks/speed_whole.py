@@ -78,8 +78,8 @@ def whole_run(arguments: argparse.Namespace) -> None:
     import torch
     from speed_gemm import paired
 
-    from medrobust.jobs.certify import run
     from medrobust.jobs.experiment import Experiment
+    from medrobust.jobs.run import run
     from medrobust.results import read_rows
     from medrobust.tell import Tell
 
@@ -93,7 +93,7 @@ def whole_run(arguments: argparse.Namespace) -> None:
 
     def work() -> int:
         say = Tell(lambda text: print(text, file=sys.stderr, flush=True), progress)
-        run(Experiment.model_validate(json.loads(arguments.spec)), arguments.out, reporter=say)
+        run(Experiment.model_validate(json.loads(arguments.spec)), arguments.out, tell=say)
         return 1
 
     torch.set_num_threads(json.loads(arguments.spec)["threads"])

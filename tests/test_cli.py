@@ -106,7 +106,7 @@ def test_two_states_of_one_defence_are_told_apart(
 
 def test_run_from_yaml(tmp_path: Path, checkpoint: Path, picture_folder: Path, task_file: Path) -> None:
     experiment = Experiment(model=str(checkpoint), data=str(picture_folder), task=str(task_file), n=16, limit=3,
-                            defences=(Choice(name="vote"),), batch=8)  # fmt: skip
+                            defences=(Choice(defence="vote"),), batch=8)  # fmt: skip
     (tmp_path / "e.yaml").write_text(to_yaml(experiment))
     done = invoke("run", tmp_path / "e.yaml", "--out", tmp_path / "run")
     assert done.exit_code == 0, done.output

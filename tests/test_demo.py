@@ -7,14 +7,15 @@ import pytest
 from typer.testing import CliRunner
 
 from medrobust.cli import app
-from medrobust.jobs.experiment import checked
+from medrobust.jobs.experiment import Experiment
+from medrobust.settings import parse
 
 
 def test_the_demo_can_be_copied() -> None:
     import yaml
 
     shown = CliRunner().invoke(app, ["demo", "--show"])
-    experiment = checked(yaml.safe_load(shown.stdout), "demo")
+    experiment = parse(Experiment, yaml.safe_load(shown.stdout), "demo")
     assert experiment.model == "builtin"
     assert experiment.data == "phantom"
 

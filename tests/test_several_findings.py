@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from medrobust.cli import app
 from medrobust.errors import ConfigError, SmoothingError
-from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Choice, Experiment
+from medrobust.jobs.run import run
 from medrobust.results import Row, read_rows, recompute
 from medrobust.seeds import stream
 from medrobust.tell import Tell
@@ -20,11 +20,11 @@ from medrobust.tell import Tell
 NAMES = ("red paint", "green paint", "blue paint")
 QUICK = {"shots": 2, "epochs": 2, "batch": 6}
 DEFENCES = (
-    Choice(name="zero-shot"),
-    Choice(name="coop", settings=QUICK),
-    Choice(name="promptsmooth", label="combined", settings={"mode": "combined", "draws": 4}, state="few-shot"),
+    Choice(defence="zero-shot"),
+    Choice(defence="coop", settings=QUICK),
+    Choice(defence="promptsmooth", name="combined", settings={"mode": "combined", "draws": 4}, from_="few-shot"),
 )
-FEW_SHOT = Choice(name="promptsmooth", label="few-shot", settings={"mode": "few-shot", **QUICK})
+FEW_SHOT = Choice(defence="promptsmooth", name="few-shot", settings={"mode": "few-shot", **QUICK})
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def experiment(paints: Path, model: Path, **changes: object) -> Experiment:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, paints: Path, taught_checkpoint: Path) -> tuple[Path, list[str]]:
     out, told = tmp_path_factory.mktemp("findings") / "run", list[str]()
-    run(experiment(paints, taught_checkpoint), out, reporter=Tell(told.append))
+    run(experiment(paints, taught_checkpoint), out, tell=Tell(told.append))
     return out, told
 
 
@@ -138,10 +138,13 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(
 
 
 def test_an_audit_finds_its_way(finished: tuple[Path, list[str]], tmp_path: Path) -> None:
-    from medrobust.jobs.audit import Depth, audit
+    from medrobust.jobs.audit import audit
+    from medrobust.jobs.parts import AuditSettings
 
     shutil.copytree(finished[0], tmp_path / "run")
-    depth = Depth(attacks=1, steps=2, draws=4, restarts=1, judge=64, redraws=2, repeats=1, reference=200, border=0)
+    depth = AuditSettings(
+        attacks=1, steps=2, draws=4, restarts=1, judge=64, redraws=2, repeats=1, reference=200, border=0
+    )
     found = audit(tmp_path / "run", depth)
     assert found["complete"]
     assert found["redraws"]["findings"] == []
@@ -167,7 +170,7 @@ def test_a_tower_is_learned_on_one_finding_and_used_for_all(
     with pytest.raises(
         ConfigError, match=r"distill would learn 3 vision towers, one a finding.*'#red paint' behind.*transfer"
     ):
-        run(experiment(paints, taught_checkpoint, defences=(Choice(name="distill"),)), tmp_path / "refused")
+        run(experiment(paints, taught_checkpoint, defences=(Choice(defence="distill"),)), tmp_path / "refused")
     cli = CliRunner()
     common = ["--model", str(taught_checkpoint), "--data", str(paints / "set.npz"), "--threads", "1"]
     made = cli.invoke(app, [
@@ -176,8 +179,8 @@ def test_a_tower_is_learned_on_one_finding_and_used_for_all(
     ])  # fmt: skip
     assert made.exit_code == 0, made.output
     told: list[str] = []
-    tower = Choice(name="distill", state=str(tmp_path / "tower" / "state.safetensors"), transfer=True)
-    run(experiment(paints, taught_checkpoint, defences=(tower,)), tmp_path / "all", reporter=Tell(told.append))
+    tower = Choice(defence="distill", from_state=str(tmp_path / "tower" / "state.safetensors"), transfer=True)
+    run(experiment(paints, taught_checkpoint, defences=(tower,)), tmp_path / "all", tell=Tell(told.append))
     assert any("1 defences of 3 findings each, 1 encoder(s)" in line for line in told)
 
 

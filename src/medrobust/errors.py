@@ -67,6 +67,12 @@ def cannot_write(path: object, error: OSError) -> RunError:
     return RunError(f"cannot write {path}: {error.strerror or error}; use another --out")
 
 
+class CancelledError(MedrobustError):
+    """Whoever started the work wants no more of it; what was written is safe."""
+
+    exit_code = 130
+
+
 class TrainingError(MedrobustError):
     """A loss became NaN or infinite."""
 

@@ -23,6 +23,11 @@ def available_threads() -> int:
         return cores
 
 
+def use_threads(count: int | None) -> None:
+    """Let torch use that many CPU threads, or all that this process may use; for programs that drive, not libraries."""
+    torch.set_num_threads(count or available_threads())
+
+
 def describe(device: torch.device, *, threads: int) -> dict[str, Any]:
     """What decides the last bits of a forward pass; goes into environment.json."""
     return {

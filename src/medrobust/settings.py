@@ -1,9 +1,130 @@
-"""Settings that a user gives for several recipes at once."""
+"""Settings: pydantic models read from values and YAML, every failure as one sentence. No torch here."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from medrobust.errors import ConfigError, nearest
+from medrobust.words import eps_text
+
+M = TypeVar("M", bound=BaseModel)
+
+Resume = Literal["same", "extend", "recorded", "told"]
+Unit = Literal["", "pixels"]
+Takes = Literal["", "texts", "commas", "nothing"]
+
+
+def option(
+    default: Any,
+    help_: str,
+    *,
+    names: tuple[str, ...] = (),
+    takes: Takes = "",
+    resume: Resume = "same",
+    group: str = "",
+    unit: Unit = "",
+    **limits: Any,
+) -> Any:
+    """A field with what the command line, the reference pages and resuming need to know of it.
+
+    `names`: its options where they are not `--FIELD`. `takes`: their form where it is not that of the field's type,
+    "texts" to be repeated, "commas" within one text, or "nothing". `group`: their heading in the help. `resume`: how a
+    run that goes on treats another value: "same" refuses it, "extend" makes the plan longer, "recorded" is decided by
+    environment.json, "told" only tells the same rows anew. `unit`: "pixels" for
+    distances in [0, 1], shown in grey levels. `limits` as pydantic's `Field` takes them (ge, gt).
+    """
+    said: dict[str, Any] = {"names": list(names), "takes": takes, "resume": resume, "group": group, "unit": unit}
+    return Field(default, description=help_, json_schema_extra={"option": said}, **limits)
+
+
+def about(field: FieldInfo) -> dict[str, Any]:
+    """What `option` says of a field; the defaults where it is a plain one."""
+    extra = field.json_schema_extra
+    found = extra.get("option") if isinstance(extra, dict) else None
+    return {"names": [], "takes": "", "resume": "same", "group": "", "unit": ""} | (
+        dict(found) if isinstance(found, dict) else {}
+    )
+
+
+def parse(model: type[M], values: Any, where: str) -> M:
+    """A model from plain values; `where` names their origin in errors.
+
+    Raises ConfigError naming the key, and for an unknown one the nearest that there is.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"{where} must hold keys and values, for instance {next(iter(model.model_fields), 'key')}: .."
+        )
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            near = nearest(str(first["loc"][-1]), _keys_at(model, first["loc"][:-1]))
+            raise ConfigError(f"{where}: unknown key {key!r}{near}") from error
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        raise ConfigError(f"{where}: {key + ': ' if key else ''}{reason}") from error
+
+
+def _keys_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """The keys that a model, or the one inside it at that place, has; those of its parts too, which may be meant."""
+    for part in place:
+        if isinstance(part, str) and part in model.model_fields:
+            inner = _models_in(model.model_fields[part].annotation)
+            model = next(iter(inner), model)
+    parts = [part for field in model.model_fields.values() for part in _models_in(field.annotation)]
+    return [*model.model_fields, *(key for part in parts for key in part.model_fields)]
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models_in(inner)
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """The plain values of a YAML file; `what` names it in errors ("experiment file"). Raises ConfigError."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no {what} {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+
+
+def to_yaml(settings: BaseModel) -> str:
+    """The settings with all defaults, as a run folder keeps them; parts that are not asked for are left out."""
+    values = settings.model_dump(mode="json", by_alias=True)
+    parts = {name for name, field in type(settings).model_fields.items() if list(_models_in(field.annotation))}
+    shown = {key: value for key, value in values.items() if value is not None or key not in parts}
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+
+
+def changes(before: BaseModel, now: BaseModel) -> Iterator[tuple[str, str, str]]:
+    """The fields in which two settings of one type differ and that a run that goes on must not change, as texts.
+
+    Parts (models inside the settings) are left to whoever knows whether they have begun.
+    """
+    was, is_ = before.model_dump(mode="json", by_alias=True), now.model_dump(mode="json", by_alias=True)
+    for name, field in type(now).model_fields.items():
+        key = field.alias or name
+        part = isinstance(getattr(before, name), BaseModel) or isinstance(getattr(now, name), BaseModel)
+        if about(field)["resume"] == "same" and not part and was[key] != is_[key]:
+            yield key, _shown(was[key], field), _shown(is_[key], field)
+
+
+def _shown(value: Any, field: FieldInfo) -> str:
+    if about(field)["unit"] == "pixels" and isinstance(value, list):
+        return ", ".join(eps_text(float(one)) for one in value)
+    return str(value)
 
 
 def spread(fields: Mapping[str, Iterable[str]], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

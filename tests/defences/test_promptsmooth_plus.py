@@ -16,8 +16,9 @@ from medrobust.defences.promptsmooth_plus import PromptSmoothPlus, first_tokens,
 from medrobust.defences.state import check_header, header_of
 from medrobust.errors import ConfigError, StateError
 from medrobust.jobs.bench import smoothings
-from medrobust.jobs.certify import certify_image, reopen, run
+from medrobust.jobs.certify import certify_image, reopen_certified
 from medrobust.jobs.experiment import Choice, Experiment
+from medrobust.jobs.run import run
 from medrobust.models.clip import Clip
 from medrobust.results import read_rows
 from medrobust.seeds import stream
@@ -218,19 +219,19 @@ def test_combined_tunes_on_top_of_the_prompts_and_certifies_whole_images(
 def test_a_run_foretells_the_towers_it_will_tune_and_can_be_made_again(
     checkpoint: Path, picture_folder: Path, task_file: Path, tmp_path: Path
 ) -> None:
-    tuned_here = Choice(name="promptsmooth++", settings={"mode": "zero-shot", "draws": 4, "tune_lr": 0.02})
+    tuned_here = Choice(defence="promptsmooth++", settings={"mode": "zero-shot", "draws": 4, "tune_lr": 0.02})
     experiment = Experiment(
         model=str(checkpoint), data=str(picture_folder), task=str(task_file), sigmas=(0.25,), selection=8, n=64,
-        look=8, batch=8, threads=1, limit=2, defences=(Choice(name="zero-shot"), tuned_here),
+        look=8, batch=8, threads=1, limit=2, defences=(Choice(defence="zero-shot"), tuned_here),
     )  # fmt: skip
     said: list[str] = []
-    run(experiment, tmp_path / "run", reporter=Tell(said.append))
+    run(experiment, tmp_path / "run", tell=Tell(said.append))
     assert "2 images, 2 defences, 2 encoder(s) by lean ViT, " in said[-1]
     rows = read_rows(tmp_path / "run" / "certified.jsonl")
     assert {row.defence: row.scope for row in rows} == {
         "zero-shot": "model", "promptsmooth++:zero-shot": "tuned on input"
     }  # fmt: skip
-    bench, fitted, sampler = reopen(tmp_path / "run")
+    bench, fitted, sampler = reopen_certified(tmp_path / "run")
     (rule,) = smoothings(experiment)
     last = rows[-2:]
     image = bench.data.read(bench.data.ids.index(last[0].id))

@@ -129,7 +129,8 @@ def carry_out() -> None:
     import torch
 
     from medrobust.cli import app
-    from medrobust.jobs.audit import Depth, audit
+    from medrobust.jobs.audit import audit
+    from medrobust.jobs.parts import AuditSettings
 
     torch.set_num_threads(1)
     write_inputs()
@@ -137,7 +138,11 @@ def carry_out() -> None:
     for name, words in COMMANDS.items():
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
-            code = app(words, standalone_mode=False) if isinstance(words, list) else audit(Path("two"), Depth(**words))
+            code = (
+                app(words, standalone_mode=False)
+                if isinstance(words, list)
+                else audit(Path("two"), AuditSettings(**words))
+            )
         if isinstance(code, int) and code > (name == "check"):  # which ends with 1 where it finds something
             sys.exit(f"{name} ended with {code}")
         Path("said", f"{name}.txt").write_text(said.getvalue(), encoding="utf-8")

@@ -19,14 +19,16 @@ from medrobust.cli import app
 from medrobust.data.task import Dataset, Task
 from medrobust.defences import make
 from medrobust.errors import RunError
-from medrobust.jobs.attack import AttackSettings, attack, look, work
-from medrobust.jobs.attack.notes import Notes
+from medrobust.jobs.attack import keep_notes, look, work
+from medrobust.jobs.attack.notes import AttackNotes
 from medrobust.jobs.attack.settings import attacks_of, passes
-from medrobust.jobs.attack.work import Siege, attack_all, attack_batch, planned, read
+from medrobust.jobs.attack.work import Attacking, attack_batch, black_box, read, units_of, work_on
 from medrobust.jobs.bench import Bench, prepare
-from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.fitting import Fitted, fit_all
+from medrobust.jobs.folder import RunFolder
+from medrobust.jobs.parts import AttackSettings
+from medrobust.jobs.run import run
 from medrobust.models.clip import Clip
 from medrobust.results import Journal
 from medrobust.results.attacked import ATTACKED, AttackedKey, AttackedRow, read_attacked
@@ -34,13 +36,17 @@ from medrobust.tell import Tell
 from medrobust.types import Classifier, Images, Labels
 
 DEFENCES = (
-    Choice(name="zero-shot"),
-    Choice(name="promptsmooth", label="few-shot", settings={"mode": "few-shot", "shots": 2, "epochs": 2, "batch": 6}),
+    Choice(defence="zero-shot"),
+    Choice(defence="promptsmooth", name="few-shot", settings={"mode": "few-shot", "shots": 2, "epochs": 2, "batch": 6}),
 )
-TUNED = Choice(name="promptsmooth", label="tuned", settings={"mode": "zero-shot", "draws": 4, "tune_lr": 0.05})
+TUNED = Choice(defence="promptsmooth", name="tuned", settings={"mode": "zero-shot", "draws": 4, "tune_lr": 0.05})
 STRONG = AttackSettings(attacks=("pgd",), eps=56 / 255, batch=2)
 GRADED = AttackSettings(attacks=("pgd",), eps=(56 / 255, 28 / 255), batch=2)
-FILES = ("attacked.jsonl", "attacked.json", "summary.json", "report.html", "results.md", "attack.yaml")
+FILES = ("attacked.jsonl", "attacked.json", "summary.json", "report.html", "results.md", "experiment.yaml")
+
+
+def attack(experiment: Experiment, settings: AttackSettings, out: Path, **how: Any) -> dict[str, Any]:
+    return run(experiment.model_copy(update={"attack": settings, "certify": None}), out, **how)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +76,9 @@ def folder(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def toy_siege(
+def toy_job(
     model: Clip, *eps: float, order: tuple[int, ...] = (0, 1, 2, 3, 4), batch: int = 64, norm: str = "linf"
-) -> Siege:
+) -> Attacking:
     """Images 1, 3, 5 and 7 grey levels from the border of a half space, and one on its wrong side."""
     task = Task("toy", "Toy", ("below", "above"), ((), ()), ("a {}.",))
     away = [1, -3, 5, -7, 2]
@@ -85,14 +91,14 @@ def toy_siege(
     )  # fmt: skip
     settings = AttackSettings(attacks=("pgd",), norm=norm, eps=tuple(eps), batch=batch)
     fitted = Fitted("toy", make("zero-shot"), one_pixel(0.5), "none")
-    return Siege(Bench(Experiment(), model, task, data), [fitted], settings, {"pgd": Pgd(steps=20)}, Tell())
+    return Attacking(Bench(Experiment(), model, task, data), [fitted], settings, {"pgd": Pgd(steps=20)})
 
 
-def toy_rows(siege: Siege) -> dict[AttackedKey, AttackedRow]:
-    numbers, size = range(len(siege.bench.data)), siege.settings.batch
-    parts = [read(siege.bench, numbers[start : start + size]) for start in numbers[::size]]
-    notes = Notes({}, {}, {}, {})
-    return {row.key: row for part in parts for row in attack_batch(siege, siege.fitted[0], part, notes)}
+def toy_rows(opened: Attacking) -> dict[AttackedKey, AttackedRow]:
+    numbers, size = range(len(opened.bench.data)), opened.settings.batch
+    parts = [read(opened.bench, numbers[start : start + size]) for start in numbers[::size]]
+    notes = AttackNotes.empty()
+    return {row.key: row for part in parts for row in attack_batch(opened, opened.fitted[0], part, notes)}
 
 
 def invoke(*words: object) -> Result:
@@ -102,7 +108,7 @@ def invoke(*words: object) -> Result:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize(("levels", "kept"), [(2, [1, 2, 3]), (6, [3])])
 def test_robust_accuracy_of_a_half_space_is_known(tiny: Clip, levels: int, kept: list[int], norm: str) -> None:
-    rows = toy_rows(toy_siege(tiny, levels / 255, norm=norm))
+    rows = toy_rows(toy_job(tiny, levels / 255, norm=norm))
     assert [key.id for key, row in rows.items() if row.broken_by is None] == [f"image {i}" for i in kept]
     assert [key.id for key, row in rows.items() if row.broken_by == "clean"] == ["image 4"]
     for row in rows.values():
@@ -111,9 +117,9 @@ def test_robust_accuracy_of_a_half_space_is_known(tiny: Clip, levels: int, kept:
 
 
 def test_neither_order_nor_batch_mates_change_a_row(tiny: Clip) -> None:
-    rows = toy_rows(toy_siege(tiny, 6 / 255))
+    rows = toy_rows(toy_job(tiny, 6 / 255))
     for order, batch in (((4, 2, 0, 3, 1), 64), ((0, 1, 2, 3, 4), 2), ((3, 1), 1)):
-        again = toy_rows(toy_siege(tiny, 6 / 255, order=order, batch=batch))
+        again = toy_rows(toy_job(tiny, 6 / 255, order=order, batch=batch))
         assert len(again) == len(order)
         assert all(rows[key] == row for key, row in again.items())
 
@@ -125,19 +131,19 @@ def test_only_images_still_standing_are_attacked_at_a_larger_eps(tiny: Clip) -> 
         given.append(len(images))
         return Pgd(steps=20)(classifier, images, labels, ball=ball, generator=generator)
 
-    siege = toy_siege(tiny, 6 / 255, 2 / 255, 4 / 255)
-    rows = toy_rows(siege._replace(attacks={"pgd": counted}))
-    assert set(rows) == set(planned(siege, siege.bench.data.ids))
+    opened = toy_job(tiny, 6 / 255, 2 / 255, 4 / 255)
+    rows = toy_rows(opened._replace(attacks={"pgd": counted}))
+    assert set(rows) == {key for unit in units_of(opened) for key in unit.keys}
     assert given == [4, 3, 2]  # one is wrong from the start; each eps breaks one more
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_rows_of_a_larger_eps_are_carried_over_or_those_of_that_eps_alone(tiny: Clip, norm: str) -> None:
     sizes = [2 / 255, 4 / 255, 6 / 255]
-    rows = toy_rows(toy_siege(tiny, *sizes, norm=norm))
+    rows = toy_rows(toy_job(tiny, *sizes, norm=norm))
     assert len(rows) == 15
     for smaller, eps in zip([None, *sizes], sizes, strict=False):
-        alone = toy_rows(toy_siege(tiny, eps, norm=norm))
+        alone = toy_rows(toy_job(tiny, eps, norm=norm))
         for item in (f"image {i}" for i in range(5)):
             row, before = rows[item, eps, "toy"], smaller and rows[item, smaller, "toy"]
             if before and before.broken_by is not None:
@@ -149,8 +155,8 @@ def test_rows_of_a_larger_eps_are_carried_over_or_those_of_that_eps_alone(tiny: 
 
 
 def test_a_picture_shows_the_smallest_eps_that_broke_its_image(tiny: Clip) -> None:
-    siege, notes = toy_siege(tiny, 2 / 255, 6 / 255), Notes({}, {}, {}, {})
-    attack_batch(siege, siege.fitted[0], read(siege.bench, range(5)), notes)
+    opened, notes = toy_job(tiny, 2 / 255, 6 / 255), AttackNotes.empty()
+    attack_batch(opened, opened.fitted[0], read(opened.bench, range(5)), notes)
     shown = {one["id"]: one["eps"] for one in notes.pictures["toy"]}
     assert shown == {"image 0": 2 / 255, "image 1": 6 / 255, "image 2": 6 / 255}
 
@@ -223,8 +229,8 @@ def test_a_run_leaves_all_that_a_reader_needs(finished: Path, experiment: Experi
 def test_rows_can_be_made_again(finished: Path, experiment: Experiment) -> None:
     bench = prepare(experiment)
     fitted = fit_all(bench, finished, Tell(), learn=False)
-    siege = Siege(bench, fitted, STRONG, attacks_of(STRONG, 3), Tell())
-    made = attack_batch(siege, fitted[1], read(bench, [2, 3]), Notes({}, {}, {}, {}))
+    opened = Attacking(bench, fitted, STRONG, attacks_of(STRONG, 3))
+    made = attack_batch(opened, fitted[1], read(bench, [2, 3]), AttackNotes.empty())
     rows = {row.key: row for row in read_attacked(finished / "attacked.jsonl")}
     assert [rows[row.key] for row in made] == made
 
@@ -273,7 +279,7 @@ def test_interrupted_by_hand_and_resumed(
 
 def test_a_larger_limit_goes_on(folder: Path, experiment: Experiment) -> None:
     before = (folder / "attacked.jsonl").read_bytes()
-    summary = attack(experiment.model_copy(update={"limit": 6}), STRONG, folder)
+    summary = attack(experiment.changed(**{"limit": 6}), STRONG, folder)
     assert (folder / "attacked.jsonl").read_bytes().startswith(before)
     assert summary["attack"]["images"] == 6
     with pytest.raises(RunError, match="holds 12 rows, asked for its first 10"):
@@ -283,8 +289,8 @@ def test_a_larger_limit_goes_on(folder: Path, experiment: Experiment) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"eps": (4 / 255,)}, "holds an attack in linf 56/255, asked for linf 4/255"),
-        ({"norm": "l2"}, "holds an attack in linf 56/255, asked for l2 56/255"),
+        ({"eps": (4 / 255,)}, "holds a run with eps = 56/255, asked for 4/255"),
+        ({"norm": "l2"}, "holds a run with norm = linf, asked for l2"),
         ({"attacks": ("cw",)}, "with attacks ="),
         ({"batch": 3}, "with batch = 2, asked for 3"),
     ],
@@ -300,9 +306,9 @@ def test_another_attack_does_not_fit_into_the_folder(
 
 def test_certificates_and_attacks_of_one_experiment_share_a_folder(folder: Path, experiment: Experiment) -> None:
     with pytest.raises(RunError, match="holds a run with seed = 0, asked for 1"):
-        run(experiment.model_copy(update={"seed": 1}), folder)
+        run(experiment.changed(**{"seed": 1}), folder)
     page = (folder / "report.html").read_text()
-    summary = run(experiment.model_copy(update={"limit": 2}), folder)
+    summary = run(experiment.changed(**{"limit": 2}), folder)
     assert summary["images"] == 2
     assert summary["attack"]["images"] == 5
     settings = (folder / "experiment.yaml").read_bytes()
@@ -311,11 +317,12 @@ def test_certificates_and_attacks_of_one_experiment_share_a_folder(folder: Path,
     assert "What these certificates say" in both
     assert '<section id="attacked">' in both
     assert both != page
-    plain = experiment.model_copy(update={"sigmas": (0.5,), "n": 100})  # how it was certified is nothing to an attack
+    plain = experiment.changed(**{"sigmas": (0.5,), "n": 100})  # how it was certified is nothing to an attack
     attack(plain, STRONG, folder)
-    assert (folder / "experiment.yaml").read_bytes() == settings
+    assert (folder / "experiment.yaml").read_bytes() == settings.replace(b"limit: 2", b"limit: 5")
     assert (folder / "environment.json").read_bytes() == record
-    assert (folder / "report.html").read_text() == both
+    limit = '<dt>limit</dt><dd class="code">{}</dd>'
+    assert (folder / "report.html").read_text() == both.replace(limit.format(2), limit.format(5))
     recorded = json.loads(record)
     recorded["environment"]["torch"] = "another"
     (folder / "environment.json").write_text(json.dumps(recorded))
@@ -324,8 +331,8 @@ def test_certificates_and_attacks_of_one_experiment_share_a_folder(folder: Path,
 
 
 def test_a_prompt_tuned_on_the_input_is_attacked_frozen(experiment: Experiment, tmp_path: Path) -> None:
-    tuned = experiment.model_copy(update={"defences": (TUNED,), "limit": 3})
-    with pytest.raises(AttackError, match=r"tuned tunes on each image under noise; give its --sigma"):
+    tuned = experiment.changed(**{"defences": (TUNED,), "limit": 3})
+    with pytest.raises(AttackError, match=r"tuned tunes its prompt or tower on every image under noise. Pass --sigma"):
         attack(tuned, STRONG, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     summary = attack(tuned, STRONG.model_copy(update={"sigma": 0.1}), tmp_path / "run")
@@ -339,7 +346,7 @@ def test_a_prompt_tuned_on_the_input_is_attacked_frozen(experiment: Experiment, 
 
 def test_the_first_line_says_what_it_costs(folder: Path, experiment: Experiment) -> None:
     said: list[str] = []
-    attack(experiment, STRONG, folder, reporter=Tell(said.append))
+    attack(experiment, STRONG, folder, tell=Tell(said.append))
     assert said[0].startswith("attack 5 images of ")
     assert "pgd in linf 56/255, at most 3,000 encoder passes (300 an image and defence)" in said[0]
     assert "answered rightly without an attack: zero-shot " in said[1]
@@ -352,33 +359,36 @@ def test_flags_are_said_shown_and_kept(tmp_path: Path, tiny: Clip) -> None:
     stepped = Classifier(
         lambda images: (images.flatten(1) * 51).round() / 51 + 0 * images.flatten(1), one_pixel(0.5).head
     )
-    siege = toy_siege(tiny, 2 / 255, 6 / 255)
-    siege = siege._replace(
-        fitted=[siege.fitted[0]._replace(classifier=stepped)],
+    opened = toy_job(tiny, 2 / 255, 6 / 255)
+    opened = opened._replace(
+        fitted=[opened.fitted[0]._replace(classifier=stepped)],
         attacks={"pgd": Pgd(steps=3), "square": Square(queries=60)},
     )
-    plan = planned(siege, siege.bench.data.ids)
+    plan = [key for unit in units_of(opened) for key in unit.keys]
     with Journal.open(tmp_path / "attacked.jsonl", plan, ATTACKED) as journal:
-        attack_all(siege, tmp_path, journal)
-    kept = Notes.open(tmp_path)
+        for unit in units_of(opened):
+            done = work_on(opened)(unit)
+            keep_notes(RunFolder(tmp_path), done.notes)
+            journal.append(done.rows)
+    kept = AttackNotes.open(tmp_path)
     assert any("gradient by the pixels is zero" in sentence for sentence in kept.flags["toy"])
     rows = [row for row in read_attacked(tmp_path / "attacked.jsonl") if row.eps == 6 / 255]
     broken = sum(row.broken_by == "square" for row in rows)
-    assert f"black-box attack square broke {broken} of 5 images" in str(kept.black_box["toy"])
+    assert f"black-box attack square broke {broken} of 5 images" in str(black_box(opened.attacks, rows))
 
 
 def test_nothing_right_and_answers_by_chance_are_refused(tiny: Clip) -> None:
-    siege = toy_siege(tiny, 6 / 255, order=(4,))
+    opened = toy_job(tiny, 6 / 255, order=(4,))
     with pytest.raises(AttackError, match="clean accuracy is 0: none of 1 images is answered rightly by toy"):
-        look(siege)
+        look(opened)
     dropout = torch.nn.Dropout(0.5)
     random = Classifier(lambda images: dropout(images.flatten(1)), one_pixel(0.5).head)
-    siege = toy_siege(tiny, 6 / 255)
-    siege = siege._replace(fitted=[siege.fitted[0]._replace(classifier=random)])
+    opened = toy_job(tiny, 6 / 255)
+    opened = opened._replace(fitted=[opened.fitted[0]._replace(classifier=random)])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         with pytest.raises(AttackError, match="dropout or noise is active"):
-            look(siege)
+            look(opened)
 
 
 def test_a_row_reads_back_and_contradictions_are_refused(finished: Path) -> None:
@@ -410,7 +420,7 @@ def test_the_command_attacks_and_tells(
     )
     assert done.exit_code == 0, done.output
     assert list(json.loads(done.stdout)["robust_accuracy"]["zero-shot"]) == ["pgd l2 0.5"]
-    assert yaml.safe_load((other / "attack.yaml").read_text())["batch"] == 64
+    assert yaml.safe_load((other / "experiment.yaml").read_text())["attack"]["batch"] == 64
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -427,7 +437,7 @@ def test_the_standard_set_is_called_autoattack(
     from medrobust.attacks import suite
 
     monkeypatch.setattr(suite, "standard_set", lambda _classes: {"apgd-ce": suite.Apgd(steps=3)})
-    one = experiment.model_copy(update={"limit": 3, "defences": DEFENCES[:1]})
+    one = experiment.changed(**{"limit": 3, "defences": DEFENCES[:1]})
     summary = attack(one, AttackSettings(), tmp_path / "run")
     assert list(summary["robust_accuracy"]["zero-shot"]) == ["autoattack linf 8/255"]
     assert not summary["attack"]["standard"]  # three classes

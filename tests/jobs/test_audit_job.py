@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,19 +11,22 @@ from typer.testing import CliRunner, Result
 
 from medrobust.cli import app
 from medrobust.errors import RunError
-from medrobust.jobs.audit import Depth, audit, checks, forecast, sample
-from medrobust.jobs.certify import run
+from medrobust.jobs.audit import audit, checks, forecast, sample
 from medrobust.jobs.experiment import Choice, Experiment
+from medrobust.jobs.parts import AuditSettings
+from medrobust.jobs.run import run
 from medrobust.results import Row, read_rows
 from medrobust.results.records import to_line
 from medrobust.results.report.audited import all_findings
 from medrobust.tell import Tell
 
 DEFENCES = (
-    Choice(name="zero-shot"),
-    Choice(name="promptsmooth", label="tuned", settings={"mode": "zero-shot", "draws": 4, "tune_lr": 0.05}),
+    Choice(defence="zero-shot"),
+    Choice(defence="promptsmooth", name="tuned", settings={"mode": "zero-shot", "draws": 4, "tune_lr": 0.05}),
 )
-SHALLOW = Depth(attacks=3, redraws=2, border=1, steps=2, draws=4, restarts=1, judge=300, reference=1000, tries=20)
+SHALLOW = AuditSettings(
+    attacks=3, redraws=2, border=1, steps=2, draws=4, restarts=1, judge=300, reference=1000, tries=20
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +67,11 @@ def spoil(folder: Path, change: Callable[[Row], Row]) -> None:
 
 def test_a_sound_run_passes_every_check(folder: Path) -> None:
     said: list[str] = []
-    found = audit(folder, SHALLOW, reporter=Tell(said.append))
+    found = audit(folder, SHALLOW, tell=Tell(said.append))
     assert all_findings(found) == []
     assert found["complete"]
     assert json.loads((folder / "audit.json").read_text()) == found
-    assert found["settings"] == asdict(SHALLOW)
+    assert found["settings"] == dict(SHALLOW)
     assert found["records"]["tested"] == found["rows"] == 12
     attacked = found["attacks"]["defences"]
     assert attacked["zero-shot"]["retuned"] is None
@@ -119,7 +122,7 @@ def test_a_changed_record_is_found_and_shown(folder: Path) -> None:
 
 def test_a_radius_far_too_large_is_broken_and_its_pictures_are_kept(folder: Path) -> None:
     spoil(folder, lambda row: replace(row, radius=15.0))
-    deep = replace(SHALLOW, attacks=20, redraws=0, border=0, steps=5, draws=8)
+    deep = SHALLOW.model_copy(update={"attacks": 20, "redraws": 0, "border": 0, "steps": 5, "draws": 8})
     found = audit(folder, deep)
     (broken,) = found["attacks"]["findings"]
     assert "inside its radius 15.0" in broken["sentence"]
@@ -132,7 +135,7 @@ def test_a_radius_far_too_large_is_broken_and_its_pictures_are_kept(folder: Path
 
 def test_another_radius_than_the_seed_gives_is_found(folder: Path) -> None:
     spoil(folder, lambda row: replace(row, votes=row.votes - 1))
-    found = audit(folder, replace(SHALLOW, attacks=0, redraws=6, border=0))
+    found = audit(folder, SHALLOW.model_copy(update={"attacks": 0, "redraws": 6, "border": 0}))
     (differs,) = found["redraws"]["findings"]
     assert "drawn again from its own seed it is another: votes" in differs["sentence"]
     assert sum(part["differ"] for part in found["redraws"]["defences"].values()) == 1
@@ -174,6 +177,6 @@ def test_samples_are_balanced_and_follow_from_the_seed(finished: Path) -> None:
 
 def test_more_work_is_foretold_to_cost_more(finished: Path) -> None:
     rows = read_rows(finished / "certified.jsonl")
-    costs = [forecast(rows, replace(SHALLOW, judge=judge)).passes for judge in (300, 600)]
+    costs = [forecast(rows, SHALLOW.model_copy(update={"judge": judge})).passes for judge in (300, 600)]
     assert costs[0] < costs[1]
-    assert forecast(rows, replace(SHALLOW, records_only=True)).passes == 0
+    assert forecast(rows, SHALLOW.model_copy(update={"records_only": True})).passes == 0

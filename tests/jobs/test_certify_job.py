@@ -9,9 +9,10 @@ import torch
 
 from medrobust.errors import ConfigError, MedrobustError, RunError, StateError
 from medrobust.jobs.bench import prepare, smoothings
-from medrobust.jobs.certify import certify_image, reopen, run
+from medrobust.jobs.certify import certify_image, reopen_certified
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.fitting import fit_into
+from medrobust.jobs.run import run
 from medrobust.results import read_rows, recompute
 from medrobust.smoothing.certify import Smoothing
 from medrobust.smoothing.encoding import BATCHES
@@ -20,11 +21,11 @@ from medrobust.tell import Tell
 SIGMAS = (0.25, 0.5)
 QUICK = {"shots": 2, "epochs": 2, "batch": 6}
 DEFENCES = (
-    Choice(name="zero-shot"),
-    Choice(name="promptsmooth", label="few-shot", settings={"mode": "few-shot", **QUICK}),
-    Choice(name="promptsmooth", label="combined", settings={"mode": "combined", "draws": 4}, state="few-shot"),
-    Choice(name="distill", settings={"steps": 2, "batch": 4, "images": 6}),
-    Choice(name="promptsmooth", label="both", settings={"mode": "few-shot", **QUICK}, base="distill"),
+    Choice(defence="zero-shot"),
+    Choice(defence="promptsmooth", name="few-shot", settings={"mode": "few-shot", **QUICK}),
+    Choice(defence="promptsmooth", name="combined", settings={"mode": "combined", "draws": 4}, from_="few-shot"),
+    Choice(defence="distill", settings={"steps": 2, "batch": 4, "images": 6}),
+    Choice(defence="promptsmooth", name="both", settings={"mode": "few-shot", **QUICK}, base="distill"),
 )
 
 
@@ -66,7 +67,7 @@ def test_a_run_leaves_all_that_a_reader_needs(finished: tuple[Experiment, Path])
     assert len(environment["model"]["sha256"]) == 64
     page = (out / "report.html").read_text()
     assert "not a medical device" in page.lower()
-    assert all(choice.called in page for choice in experiment.defences)
+    assert all(choice.name in page for choice in experiment.defences)
     assert (out / "certified_accuracy.svg").read_text().lstrip().startswith("<?xml")
 
 
@@ -115,17 +116,17 @@ def test_a_larger_limit_goes_on_and_changes_nothing(finished: tuple[Experiment, 
     experiment, out = finished
     longer = tmp_path / "longer"
     shutil.copytree(out, longer)
-    run(experiment.model_copy(update={"limit": 5}), longer)
+    run(experiment.changed(**{"limit": 5}), longer)
     before, after = (out / "certified.jsonl").read_bytes(), (longer / "certified.jsonl").read_bytes()
     assert after.startswith(before)
     assert len(after.splitlines()) == 50
 
 
 def test_other_radii_are_only_another_table_where_they_decide_nothing(experiment: Experiment, tmp_path: Path) -> None:
-    fixed = experiment.model_copy(update={"stopping": "fixed", "n": 16, "defences": DEFENCES[:1]})
+    fixed = experiment.changed(**{"stopping": "fixed", "n": 16, "defences": DEFENCES[:1]})
     run(fixed, tmp_path / "run")
     before = (tmp_path / "run" / "certified.jsonl").read_bytes()
-    summary = run(fixed.model_copy(update={"radii": (0.0, 0.3)}), tmp_path / "run")
+    summary = run(fixed.changed(**{"radii": (0.0, 0.3)}), tmp_path / "run")
     assert summary["radii"] == [0.0, 0.3]
     assert (tmp_path / "run" / "certified.jsonl").read_bytes() == before
 
@@ -134,14 +135,14 @@ def test_radii_that_decide_when_to_stop_are_kept(finished: tuple[Experiment, Pat
     experiment, out = finished
     shutil.copytree(out, tmp_path / "run")
     with pytest.raises(RunError, match="holds a run with radii"):
-        run(experiment.model_copy(update={"radii": (0.0, 0.3)}), tmp_path / "run")
+        run(experiment.changed(**{"radii": (0.0, 0.3)}), tmp_path / "run")
 
 
 @pytest.mark.parametrize("stopping", ["fixed", "anytime"])
 def test_every_rule_resumes_to_the_same_bytes(experiment: Experiment, tmp_path: Path, stopping: str) -> None:
-    chosen = experiment.model_copy(update={"stopping": stopping, "defences": DEFENCES[:1]})
+    chosen = experiment.changed(**{"stopping": stopping, "defences": DEFENCES[:1]})
     run(chosen, tmp_path / "whole")
-    run(chosen.model_copy(update={"limit": 2}), tmp_path / "parts")
+    run(chosen.changed(**{"limit": 2}), tmp_path / "parts")
     run(chosen, tmp_path / "parts")
     whole = (tmp_path / "whole" / "certified.jsonl").read_bytes()
     assert (tmp_path / "parts" / "certified.jsonl").read_bytes() == whole
@@ -151,7 +152,7 @@ def test_every_rule_resumes_to_the_same_bytes(experiment: Experiment, tmp_path: 
 
 
 def test_what_was_measured_when_a_run_began_is_kept_when_it_goes_on(experiment: Experiment, tmp_path: Path) -> None:
-    open_ = experiment.model_copy(update={"batch": None, "defences": DEFENCES[:1], "limit": 2})
+    open_ = experiment.changed(**{"batch": None, "defences": DEFENCES[:1], "limit": 2})
     run(open_, tmp_path)
     recorded = json.loads((tmp_path / "environment.json").read_text())
     assert recorded["environment"]["batch"] in BATCHES["cpu"]
@@ -159,7 +160,7 @@ def test_what_was_measured_when_a_run_began_is_kept_when_it_goes_on(experiment: 
     recorded["environment"]["batch"] = 5
     (tmp_path / "environment.json").write_text(json.dumps(recorded))
     said: list[str] = []
-    run(open_.model_copy(update={"limit": 3}), tmp_path, reporter=Tell(said.append))
+    run(open_.changed(**{"limit": 3}), tmp_path, tell=Tell(said.append))
     assert "batch 5" in said[-1]
     assert json.loads((tmp_path / "environment.json").read_text())["environment"]["batch"] == 5
 
@@ -167,7 +168,7 @@ def test_what_was_measured_when_a_run_began_is_kept_when_it_goes_on(experiment: 
 def test_a_run_without_the_lean_path_says_so_and_is_another_environment(
     experiment: Experiment, finished: tuple[Experiment, Path], tmp_path: Path
 ) -> None:
-    plain = experiment.model_copy(update={"lean": False, "defences": DEFENCES[:1]})
+    plain = experiment.changed(**{"lean": False, "defences": DEFENCES[:1]})
     run(plain, tmp_path / "plain")
     kernels = json.loads((tmp_path / "plain" / "environment.json").read_text())["environment"]["kernels"]
     assert kernels == ["whole images (the lean path was not asked for)"]
@@ -183,18 +184,18 @@ def test_a_run_without_the_lean_path_says_so_and_is_another_environment(
 
 def test_a_run_can_be_reopened_as_it_was(finished: tuple[Experiment, Path], tmp_path: Path) -> None:
     experiment, out = finished
-    bench, fitted, sampler = reopen(out)
-    assert [f.label for f in fitted] == [choice.called for choice in DEFENCES]
+    bench, fitted, sampler = reopen_certified(out)
+    assert [f.name for f in fitted] == [choice.name for choice in DEFENCES]
     rows = [row for row in read_rows(out / "certified.jsonl") if row.id == bench.data.ids[0] and row.sigma == 0.5]
     image, smoothing = bench.data.read(0), smoothings(experiment)[1]
     label = bench.data.targets[0]
     assert certify_image(image, bench.data.ids[0], label, fitted, smoothing, sampler, seed=0) == rows
     with pytest.raises(RunError, match="is no run folder"):
-        reopen(tmp_path)
+        reopen_certified(tmp_path)
     shutil.copytree(out, tmp_path / "run")
     (tmp_path / "run" / "states" / "few-shot.safetensors").unlink()
     with pytest.raises(RunError, match=r"few-shot.safetensors is missing; .* learns few-shot again"):
-        reopen(tmp_path / "run")
+        reopen_certified(tmp_path / "run")
 
 
 def test_a_changed_base_or_training_set_is_learned_anew(
@@ -209,19 +210,19 @@ def test_a_changed_base_or_training_set_is_learned_anew(
         again = tmp_path / name
         shutil.copytree(out, again)
         (again / "certified.jsonl").unlink()
-        run(experiment.model_copy(update=change), again)
+        run(experiment.changed(**change), again)
         assert (again / "states" / "both.safetensors").read_bytes() != first
 
 
 def test_vision_changes_are_not_stacked(experiment: Experiment, tmp_path: Path) -> None:
-    twice = (DEFENCES[3], Choice(name="distill", label="again", settings={"steps": 1}, base="distill"))
+    twice = (DEFENCES[3], Choice(defence="distill", name="again", settings={"steps": 1}, base="distill"))
     with pytest.raises(ConfigError, match="cannot be learned on top of distill"):
-        run(experiment.model_copy(update={"defences": twice}), tmp_path / "run")
+        run(experiment.changed(**{"defences": twice}), tmp_path / "run")
 
 
 def test_the_order_of_images_changes_nothing(finished: tuple[Experiment, Path]) -> None:
     experiment, out = finished
-    bench, fitted, sampler = reopen(out)
+    bench, fitted, sampler = reopen_certified(out)
     expected = {row.key: row for row in read_rows(out / "certified.jsonl")}
     for number in (2, 0):
         item, label = bench.data.ids[number], bench.data.targets[number]
@@ -255,7 +256,7 @@ def test_another_experiment_does_not_fit_into_the_folder(
     before = (out / "certified.jsonl").read_bytes()
     settings = (out / "experiment.yaml").read_bytes()
     with pytest.raises(RunError, match=message):
-        run(experiment.model_copy(update=change), out)
+        run(experiment.changed(**change), out)
     assert (out / "certified.jsonl").read_bytes() == before
     assert (out / "experiment.yaml").read_bytes() == settings
 
@@ -272,7 +273,7 @@ def test_another_machine_is_not_mixed_in(finished: tuple[Experiment, Path], tmp_
 
 
 def test_images_learned_from_are_not_certified(experiment: Experiment, tmp_path: Path, flat_folder: Path) -> None:
-    same = experiment.model_copy(update={"data": str(flat_folder)})
+    same = experiment.changed(**{"data": str(flat_folder)})
     with pytest.raises(RunError, match="images that are certified too"):
         run(same, tmp_path / "run")
 
@@ -280,24 +281,24 @@ def test_images_learned_from_are_not_certified(experiment: Experiment, tmp_path:
 def test_a_state_from_a_file_is_used_with_its_own_settings(
     experiment: Experiment, finished: tuple[Experiment, Path], tmp_path: Path
 ) -> None:
-    choice = Choice(name="promptsmooth", settings={"mode": "few-shot", **QUICK})
+    choice = Choice(defence="promptsmooth", settings={"mode": "few-shot", **QUICK})
     path = tmp_path / "state.safetensors"
-    header = fit_into(path, experiment.model_copy(update={"defences": (choice,), "limit": None}), reporter=Tell())
+    header = fit_into(path, experiment.changed(**{"defences": (choice,), "limit": None}), tell=Tell())
     assert header.settings["epochs"] == 2
-    used = (Choice(name="promptsmooth", label="few-shot", state=str(path)),)
-    run(experiment.model_copy(update={"defences": used}), tmp_path / "run")
+    used = (Choice(defence="promptsmooth", name="few-shot", from_state=str(path)),)
+    run(experiment.changed(**{"defences": used}), tmp_path / "run")
     rows = {row.key: row for row in read_rows(finished[1] / "certified.jsonl")}
     assert all(rows[row.key] == row for row in read_rows(tmp_path / "run" / "certified.jsonl"))
-    wrong = (Choice(name="coop", state=str(path)),)
+    wrong = (Choice(defence="coop", from_state=str(path)),)
     with pytest.raises(StateError, match=r"state.safetensors was learned by promptsmooth, asked for coop"):
-        run(experiment.model_copy(update={"defences": wrong}), tmp_path / "other")
+        run(experiment.changed(**{"defences": wrong}), tmp_path / "other")
 
 
 def test_the_forecast_says_what_can_be_reached(experiment: Experiment, tmp_path: Path) -> None:
     said: list[str] = []
     steps: list[tuple[str, int, int]] = []
     reporter = Tell(said.append, lambda *step: steps.append(step))
-    run(experiment.model_copy(update={"defences": DEFENCES[:1]}), tmp_path / "run", reporter=reporter)
+    run(experiment.changed(**{"defences": DEFENCES[:1]}), tmp_path / "run", tell=reporter)
     assert said[0].startswith("certify 3 images of ")
     assert said[0].endswith(": zero-shot")
     assert f"{Smoothing(0.5, 0.001, 8, 64, look=8).largest_radius:.4f}" in said[2]
@@ -313,7 +314,7 @@ def test_nothing_heavy_happens_before_settings_are_checked(
 
     monkeypatch.setattr(module, "load", lambda *_a, **_k: pytest.fail("the model was loaded"))
     with pytest.raises(MedrobustError, match=r"take n >= 10"):
-        run(experiment.model_copy(update={"n": 5}), tmp_path / "run")
+        run(experiment.changed(**{"n": 5}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

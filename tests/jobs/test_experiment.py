@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from medrobust.errors import ConfigError
-from medrobust.jobs.experiment import Choice, Experiment, checked, load_experiment, parse_choice, to_yaml
+from medrobust.jobs.experiment import Choice, Experiment, load_experiment, parse_choice
+from medrobust.settings import parse, to_yaml
 
 
 def written(folder: Path, text: str) -> Path:
@@ -15,7 +16,7 @@ def written(folder: Path, text: str) -> Path:
 
 def test_yaml_round_trip(tmp_path: Path) -> None:
     experiment = Experiment(
-        data="cells", sigmas=(0.1, 0.5), defences=(Choice(name="pool"), Choice(name="coop", base="pool"))
+        data="cells", sigmas=(0.1, 0.5), defences=(Choice(defence="pool"), Choice(defence="coop", base="pool"))
     )
     assert load_experiment(written(tmp_path, to_yaml(experiment))) == experiment
 
@@ -23,20 +24,20 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "choice"),
     [
-        ("zero-shot", {"name": "zero-shot", "settings": {}, "state": None}),
-        ("coop=a=b.safetensors", {"name": "coop", "settings": {}, "state": "a=b.safetensors"}),
-        ("promptsmooth:combined", {"name": "promptsmooth", "settings": {"mode": "combined"}, "state": None}),
+        ("zero-shot", {"defence": "zero-shot", "settings": {}, "from_state": None}),
+        ("coop=a=b.safetensors", {"defence": "coop", "settings": {}, "from_state": "a=b.safetensors"}),
+        ("promptsmooth:combined", {"defence": "promptsmooth", "settings": {"mode": "combined"}, "from_state": None}),
     ],
 )
 def test_a_defence_as_typed(text: str, choice: dict) -> None:
     assert parse_choice(text) == choice
-    assert checked({"defences": [text]}, "here").defences[0] == Choice(**choice)
+    assert parse(Experiment, {"defences": [text]}, "here").defences[0] == Choice(**choice)
 
 
 def test_what_tables_call_a_defence() -> None:
-    assert Choice(name="pool").called == "pool"
-    assert Choice(name="promptsmooth", settings={"mode": "few-shot"}).called == "promptsmooth:few-shot"
-    assert Choice(name="promptsmooth", label="ours", settings={"mode": "few-shot"}).called == "ours"
+    assert Choice(defence="pool").name == "pool"
+    assert Choice(defence="promptsmooth", settings={"mode": "few-shot"}).name == "promptsmooth:few-shot"
+    assert Choice(defence="promptsmooth", name="ours", settings={"mode": "few-shot"}).name == "ours"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_what_tables_call_a_defence() -> None:
         ("sigmas: [0.25, 0.25]", "a sigma is named twice"),
         ("sigmas: []", "sigmas"),
         ("limit: 0", "limit"),
-        ("schema_version: 2", "schema_version"),
+        ("schema_version: 3", "schema_version"),
         ("- 1", "must hold keys and values"),
         ("a: [", "is no YAML"),
     ],
@@ -71,6 +72,6 @@ def test_the_demo_is_an_experiment() -> None:
 
     path = Path(medrobust.__file__).with_name("demo.yaml")
     demo = load_experiment(path)
-    labels = [choice.called for choice in demo.defences]
+    labels = [choice.name for choice in demo.defences]
     assert labels[:6] == ["zero-shot", "few-shot", "combined", "pool", "vote", "distill"]
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["data"] == "phantom"

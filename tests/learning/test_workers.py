@@ -61,8 +61,12 @@ def test_what_one_process_learns_is_refused_to_two(
     tmp_path: Path, checkpoint: Path, picture_folder: Path, task_file: Path
 ) -> None:
     experiment = Experiment(
-        model=str(checkpoint), data=str(picture_folder), task=str(task_file), defences=(Choice(name="coop"),), threads=1
+        model=str(checkpoint),
+        data=str(picture_folder),
+        task=str(task_file),
+        defences=(Choice(defence="coop"),),
+        threads=1,
     )
     with pytest.raises(ConfigError, match="coop is learned by one process; run the command without torchrun"):
-        fit_into(tmp_path / "state.safetensors", experiment, reporter=Tell(), workers=Workers(0, 2))
+        fit_into(tmp_path / "state.safetensors", experiment, tell=Tell(), workers=Workers(0, 2))
     assert not (tmp_path / "state.safetensors").exists()

@@ -224,13 +224,13 @@ def test_the_command_goes_on_and_refuses_to_go_on_with_something_else(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(chosen, tmp_path / "model", reporter=Tell(progress=stopping))
+        make(chosen, tmp_path / "model", tell=Tell(progress=stopping))
     left = tmp_path / "model" / "pretrain.checkpoint.safetensors"
     assert left.exists()
     with pytest.raises(RunError, match=r"is a training cut off, with lr = 0\.003, asked for 0\.1"):
         make(shortened(chosen, lr=0.1), tmp_path / "model")
     told: list[str] = []
-    make(chosen, tmp_path / "model", reporter=Tell(told.append))
+    make(chosen, tmp_path / "model", tell=Tell(told.append))
     assert any("the training goes on from it" in line for line in told)
     assert not left.exists()
     make(chosen, tmp_path / "at once")

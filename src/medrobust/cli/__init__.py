@@ -11,7 +11,6 @@ from medrobust import __version__
 from medrobust.cli import certify as certify
 from medrobust.cli import audit as audit
 from medrobust.cli import attack as attack
-from medrobust.cli import evaluate as evaluate
 from medrobust.cli import probe as probe
 from medrobust.cli import ask as ask
 from medrobust.cli import learn as learn

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medrobust.cli.options import annotated
 from medrobust.errors import MedrobustError
+from medrobust.jobs.experiment import DEFENCES, Experiment
+from medrobust.jobs.parts import AttackSettings
 
 if TYPE_CHECKING:
     from medrobust.tell import Tell
@@ -25,53 +28,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="A name from `medrobust models`, a hub id, a folder, or NAME=PATH.")
-]
-Data = Annotated[
-    str, typer.Option("--data", "-d", help="A folder, a manifest (csv, jsonl), an .npz, a MedMNIST name, or phantom.")
-]
-Task = Annotated[str | None, typer.Option("--task", "-t", help="A name from `medrobust tasks`, or a YAML file.")]
+Model = annotated(Experiment, "model")
+Data = annotated(Experiment, "data")
+Task = annotated(Experiment, "task")
+Revision = annotated(Experiment, "revision")
+Limit = annotated(Experiment, "limit")
+Seed = annotated(Experiment, "seed")
+Device = annotated(Experiment, "device")
+Threads = annotated(Experiment, "threads")
+Skip = annotated(Experiment, "skip_broken")
+Norm = annotated(AttackSettings, "norm")
 Out = Annotated[Path, typer.Option("--out", "-o", help="The run folder.")]
-Seed = Annotated[int, typer.Option("--seed", help="Every random number follows from it.")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
-Transfer = Annotated[bool, typer.Option("--transfer", help="States learned on another task may be used.")]
-Skip = Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be decoded.")]
-Defences = Annotated[list[str], typer.Option("--defence", help="NAME[:MODE][=STATE.safetensors]; repeat for several.")]
-Sigmas = Annotated[list[float], typer.Option("--sigma", help="Noise level in pixels of [0, 1]; repeat for several.")]
-Revision = Annotated[str | None, typer.Option(help="Of a hub id: a branch, tag or commit.")]
-Limit = Annotated[int | None, typer.Option(help="So many images, balanced over the classes.")]
-FitData = Annotated[str | None, typer.Option(help="Where defences without a state learn.")]
-FitSplit = Annotated[str, typer.Option(help="Which images they learn from.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; all that the process may use unless given.")]
-Draws = Annotated[int, typer.Option("--n-max", "--n", help="Draws that are counted, at most, for each image.")]
-Selection = Annotated[int, typer.Option("--n0", help="Draws that choose the class.")]
-Alpha = Annotated[float, typer.Option(help="Probability that a certificate is false, for each image.")]
-Stopping = Annotated[
-    str,
-    typer.Option(help="spending: stop once every radius is decided; anytime: the same, any radius; fixed: never."),
+Transfer = Annotated[
+    bool, typer.Option("--transfer", help="States learned on another task may be used.", rich_help_panel=DEFENCES)
 ]
-Radii = Annotated[
-    str | None, typer.Option(help="Radii to certify: one, or several with commas, 0,0.25,0.5; fewer cost less.")
+SetValues = Annotated[
+    list[str], typer.Option("--set", help="KEY=VALUE, for all named that have it, or NAME.KEY=VALUE; repeat.")
 ]
-CopyBatch = Annotated[
-    int | None,
-    typer.Option("--batch", help="Noisy copies an encoder pass, part of what is certified; measured unless given."),
-]
-Attacks = Annotated[
-    list[str], typer.Option("--attack", help="A name from `medrobust attacks`; repeat, they run in this order.")
-]
-Norm = Annotated[str, typer.Option(help="Of the ball: linf or l2.")]
-Eps = Annotated[list[str], typer.Option(help="Its size in pixels of [0, 1]: 8/255 or 0.03; repeat for several.")]
+
+RUNS, LEARNS, DATA, KNOWN = "Measure and certify", "Learn", "Images and pairs", "What is known by name"
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command whose failures are one sentence and the right exit code."""
-    return command_of(app)(function)
+def command(panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command, under a heading of the help, whose failures are one sentence and the right exit code."""
+    return command_of(app, panel)
 
 
-def command_of(group: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command_of(group: typer.Typer, panel: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The same for a command of a group, such as `medrobust data check`."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -87,7 +71,8 @@ def command_of(group: typer.Typer) -> Callable[[Callable[..., None]], Callable[.
                 full = error.errno == errno.ENOSPC
                 fail("the disk is full; what was written is safe" if full else f"{error}", 1)
 
-        return group.command(name=function.__name__.strip("_").replace("_", "-"))(guarded)
+        name = function.__name__.strip("_").replace("_", "-")
+        return group.command(name=name, rich_help_panel=panel)(guarded)
 
     return register
 
@@ -98,6 +83,17 @@ def tell(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
         return
     typer.echo((folder / "results.md").read_text(encoding="utf-8"))
     typer.echo(f"{folder / 'report.html'}", err=True)
+
+
+def carry_out(experiment: Experiment, out: Path, as_json: bool) -> None:
+    """Carry out an experiment on the threads that it may use, and print its summary."""
+    from medrobust.jobs.run import run
+    from medrobust.machine import use_threads
+
+    use_threads(experiment.threads)
+    with reporter() as told:
+        summary = run(experiment, out, tell=told)
+    tell(summary, out, as_json)
 
 
 def listing(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -1,65 +1,42 @@
 """The command that asks questions about images: vqa."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from medrobust.cli.app import Device, Eps, Json, Model, Norm, Out, Seed, Skip, Threads, command, reporter
+from medrobust.cli.app import RUNS, Json, Out, SetValues, command, reporter
+from medrobust.cli.options import Options, values_of, with_options
+from medrobust.vqa.settings import VqaSettings
 
-Images = Annotated[str, typer.Option("--data", "-d", help="The images: a folder, or an .npz.")]
-Questions = Annotated[list[str], typer.Option("--questions", "-q", help="A .json, .jsonl or .csv file; repeat.")]
 Recipes = Annotated[list[str], typer.Option("--recipe", help="linear, mlp, nmtune or ran; repeat. All unless given.")]
-Settings = Annotated[
-    list[str], typer.Option("--set", help="KEY=VALUE, for the recipes that have it, or RECIPE.KEY=VALUE; repeat.")
-]
 
 
-@command
+@command(RUNS)
+@with_options(Options(VqaSettings, without=("recipes",), defaults={"eps": ["1/255"]}))
 def vqa(
     out: Out,
-    data: Images,
-    questions: Questions,
-    model: Model = "builtin",
+    given: dict[type, dict[str, Any]],
     recipe: Recipes = [],  # noqa: B006 - typer copies it
-    set_: Settings = [],  # noqa: B006
-    split: Annotated[str, typer.Option(help="Which questions are asked.")] = "test",
-    fit_split: Annotated[str, typer.Option(help="Which questions are learned from.")] = "train",
-    official: Annotated[
-        bool, typer.Option("--official", help="VQA-RAD's own split by phrase_type; images are shared.")
-    ] = False,
-    language: Annotated[
-        str, typer.Option(help="Of the questions, where the files say it; others are left out.")
-    ] = "en",
-    limit: Annotated[int | None, typer.Option(min=1, help="All questions about so many images.")] = None,
-    norm: Norm = "linf",
-    eps: Eps = ["1/255"],  # noqa: B006
-    attack_steps: Annotated[int, typer.Option(min=1, help="Of PGD.")] = 20,
-    batch: Annotated[int, typer.Option(min=1, help="Questions attacked at once; it decides the last bits.")] = 64,
-    threads: Threads = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    skip_broken: Skip = False,
+    set_: SetValues = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Learn to answer questions about images; accuracy of closed and open ones, clean and under attack."""
-    from medrobust.attacks import Ball
     from medrobust.cli.choices import settings_of
-    from medrobust.jobs.ask import ask
+    from medrobust.jobs.ask import VQA
+    from medrobust.jobs.executors import here
+    from medrobust.jobs.job import carry_out
+    from medrobust.machine import use_threads
+    from medrobust.settings import parse
     from medrobust.vqa.recipes import RECIPES, make_recipes
-    from medrobust.vqa.settings import Asking
 
-    balls = [Ball.parse(norm, size) for size in eps]
     recipes = make_recipes(recipe or list(RECIPES), settings_of(set_))
-    asking = Asking(
-        model=model, data=data, questions=tuple(questions), split=split, fit_split=fit_split, official=official,
-        language=language,
-        recipes={name: chosen.model_dump(mode="json") for name, chosen in recipes.items()}, limit=limit,
-        norm=balls[0].norm, eps=tuple(sorted(ball.eps for ball in balls)), attack_steps=attack_steps, batch=batch,
-        threads=threads, seed=seed, device=device, skip_broken=skip_broken,
-    )  # fmt: skip
+    values = values_of(given, VqaSettings)
+    values["recipes"] = {name: chosen.model_dump(mode="json") for name, chosen in recipes.items()}
+    settings = parse(VqaSettings, values, "command line")
+    use_threads(settings.threads)
     with reporter() as told:
-        result = ask(asking, out, reporter=told)
+        result = carry_out(VQA, settings, out, execute=here, tell=told)
     if as_json:
         typer.echo(json.dumps(result, indent=2, sort_keys=True))
         return

@@ -1,89 +1,58 @@
-"""Commands that attack: attack, and what attacks there are."""
+"""Commands that attack: attack, evaluate, and what attacks there are."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Any
 
-import typer
-
-from medrobust.cli.app import (
-    Attacks,
-    Device,
-    Eps,
-    FitData,
-    FitSplit,
-    Json,
-    Limit,
-    Model,
-    Norm,
-    Out,
-    Revision,
-    Seed,
-    Skip,
-    Task,
-    Threads,
-    Transfer,
-    command,
-    listing,
-    reporter,
-    tell,
-)
+from medrobust.cli.app import KNOWN, RUNS, Json, Out, Transfer, carry_out, command, listing
+from medrobust.cli.certify import PLAIN
+from medrobust.cli.options import Options, with_options
 from medrobust.errors import ConfigError
+from medrobust.jobs.experiment import Experiment
+from medrobust.jobs.parts import AttackSettings, CertifySettings
 
-if TYPE_CHECKING:
-    from medrobust.jobs.experiment import Experiment
 
-
-@command
-def attack(
-    out: Out,
-    data: Annotated[
-        str | None, typer.Option("--data", "-d", help="As for certify; without it, the run in OUT is attacked.")
-    ] = None,
-    defence: Annotated[list[str], typer.Option("--defence", help="NAME[:MODE][=STATE.safetensors]; repeat.")] = [],  # noqa: B006 - typer copies it
-    model: Model = "builtin",
-    revision: Revision = None,
-    task: Task = None,
-    split: Annotated[str, typer.Option(help="Which images are attacked.")] = "test",
-    limit: Limit = None,
-    attack_: Attacks = ["autoattack"],  # noqa: B006
-    norm: Norm = "linf",
-    eps: Eps = ["8/255"],  # noqa: B006
-    sigma: Annotated[
-        float | None, typer.Option(help="Noise under which prompts are tuned on the clean image, before the attack.")
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images attacked at once; it decides the last bits.")] = 64,
-    transfer: Transfer = False,
-    fit_data: FitData = None,
-    fit_split: FitSplit = "train",
-    threads: Threads = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    skip_broken: Skip = False,
-    as_json: Json = False,
-) -> None:
+@command(RUNS)
+@with_options(
+    Options(
+        Experiment, "Run", without=PLAIN, defaults={"data": None, "defences": []},
+        help={"data": "As for certify; without it, the run in OUT is attacked."},
+    ),
+    Options(AttackSettings, "Attack", defaults={"eps": ["8/255"]}),
+)  # fmt: skip
+def attack(out: Out, given: dict[type, dict[str, Any]], transfer: Transfer = False, as_json: Json = False) -> None:
     """Attack images under one or several defences; what no attack breaks is robust accuracy."""
-    from medrobust.cli.choices import attack_settings, chosen
-    from medrobust.jobs.attack import attack as carry_out
-    from medrobust.jobs.experiment import checked
+    from medrobust.cli.choices import experiment_of
 
-    settings = attack_settings(attack_, norm, eps, batch, sigma)
-    if data is None:
-        experiment = _experiment_of(out, limit, defence)
+    asked = given[Experiment]
+    if asked["data"] is None:
+        experiment = _experiment_in(out, asked["limit"], asked["defences"])
+        attacked = experiment_of({**given, Experiment: {}}, attack=AttackSettings)
+        experiment = experiment.model_copy(update={"attack": attacked.attack, "certify": None, "audit": None})
     else:
-        values = {
-            "model": model, "revision": revision, "data": data, "task": task, "split": split, "limit": limit,
-            "fit_data": fit_data, "fit_split": fit_split, "threads": threads, "seed": seed, "device": device,
-            "skip_broken": skip_broken, "defences": chosen(defence or ["zero-shot"], transfer=transfer),
-        }  # fmt: skip
-        experiment = checked(values, "command line")
-    with reporter() as told:
-        summary = carry_out(experiment, settings, out, reporter=told)
-    tell(summary, out, as_json)
+        asked["defences"] = asked["defences"] or ["zero-shot"]
+        experiment = experiment_of(given, transfer=transfer, attack=AttackSettings)
+    carry_out(experiment, out, as_json)
 
 
-@command
+@command(RUNS)
+@with_options(
+    Options(Experiment, "Run", without=PLAIN, required=("data", "defences")),
+    Options(
+        AttackSettings, "Attack", without=("sigma",), defaults={"eps": ["1/255"]}, names={"batch": ("--attack-batch",)}
+    ),
+    Options(CertifySettings, "Certificates"),
+)
+def evaluate(out: Out, given: dict[type, dict[str, Any]], transfer: Transfer = False, as_json: Json = False) -> None:
+    """Attack and certify the same images under several defences: clean, robust and certified accuracy in one table."""
+    from medrobust.cli.choices import experiment_of
+
+    experiment = experiment_of(given, transfer=transfer, attack=AttackSettings, certify=CertifySettings)
+    carry_out(experiment, out, as_json)
+
+
+@command(KNOWN)
 def attacks(as_json: Json = False) -> None:
-    """The attacks, what they need, and where they come from."""
+    """List the attacks, what they need, and where they come from."""
     from medrobust.attacks import ATTACKS
 
     rows = [
@@ -93,14 +62,14 @@ def attacks(as_json: Json = False) -> None:
     listing(rows, as_json)
 
 
-def _experiment_of(out: Path, limit: int | None, defence: list[str]) -> "Experiment":
-    """The experiment that a run folder holds, for so many images."""
+def _experiment_in(out: Path, limit: int | None, defences: list[str]) -> Experiment:
+    """The experiment that a run folder holds, for `limit` images."""
     from medrobust.jobs.experiment import load_experiment
 
     path = out / "experiment.yaml"
     if not path.exists():
         raise ConfigError(f"{out} holds no run whose images could be attacked; name images with --data")
-    if defence:
+    if defences:
         raise ConfigError(f"without --data the defences of the run in {out} are attacked; leave out --defence")
     experiment = load_experiment(path)
     return experiment if limit is None else experiment.model_copy(update={"limit": limit})

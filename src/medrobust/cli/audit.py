@@ -2,35 +2,40 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from medrobust.cli.app import Json, Seed, command, reporter
+from medrobust.cli.app import RUNS, Json, command, reporter
+from medrobust.cli.options import Options, with_options
+from medrobust.jobs.parts import AuditSettings
 
 
-@command
+@command(RUNS)
+@with_options(Options(AuditSettings, "Audit"))
 def audit(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    attacks: Annotated[int, typer.Option(min=0, help="Certificates attacked, for each defence.")] = 20,
-    redraws: Annotated[int, typer.Option(min=0, help="Images certified again with other seeds.")] = 10,
-    border: Annotated[int, typer.Option(min=0, help="Images between two classes, certified many times.")] = 4,
-    steps: Annotated[int, typer.Option(min=1, help="Of an attack.")] = 10,
-    draws: Annotated[int, typer.Option(min=1, help="Noisy copies behind each step of an attack.")] = 32,
-    seed: Seed = 0,
-    records_only: Annotated[bool, typer.Option("--records-only", help="Without model and images.")] = False,
+    given: dict[type, dict[str, Any]],
     as_json: Json = False,
 ) -> None:
     """Recompute, attack and redraw a run's certificates; exit code 1 where one does not hold."""
-    from medrobust.jobs.audit import Depth
     from medrobust.jobs.audit import audit as carry_out
+    from medrobust.machine import use_threads
     from medrobust.results.report.audited import all_findings, audit_markdown
+    from medrobust.settings import parse
 
-    depth = Depth(
-        attacks=attacks, redraws=redraws, border=border, steps=steps, draws=draws, seed=seed, records_only=records_only
-    )
+    settings = parse(AuditSettings, given[AuditSettings], "command line")
+    use_threads(_threads_of(folder))
     with reporter() as told:
-        found = carry_out(folder, depth, reporter=told)
+        found = carry_out(folder, settings, tell=told)
     typer.echo(json.dumps(found, indent=2) if as_json else audit_markdown(found))
     if all_findings(found):
         raise typer.Exit(1)
+
+
+def _threads_of(folder: Path) -> int | None:
+    """The threads that the run was asked to use."""
+    from medrobust.jobs.experiment import load_experiment
+
+    path = folder / "experiment.yaml"
+    return load_experiment(path).threads if path.exists() else None

@@ -1,57 +1,52 @@
-"""What the command line writes as text: defences, NAME[:MODE][=STATE], settings, and radii."""
+"""Experiments from the texts of the command line: defences DEFENCE[:VARIANT][=STATE], and settings KEY=VALUE."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pydantic import BaseModel
+
+from medrobust.cli.options import values_of
 from medrobust.errors import ConfigError
-from medrobust.jobs.experiment import Choice
+from medrobust.jobs.experiment import VARIANT, Choice, Experiment
+from medrobust.settings import parse
 
-if TYPE_CHECKING:
-    from medrobust.jobs.attack import AttackSettings
+
+def experiment_of(given: dict[type, dict[str, Any]], *, transfer: bool = False, **parts: type[BaseModel]) -> Experiment:
+    """An experiment from options, with these parts. Raises ConfigError, or StateError for a broken state."""
+    values = values_of(given, Experiment)
+    if "defences" in values:
+        values["defences"] = chosen(values["defences"], transfer=transfer)
+    for name, model in parts.items():
+        values[name] = parse(model, values_of(given, model), "command line")
+    return parse(Experiment, values, "command line")
 
 
 def chosen(texts: list[str], *, transfer: bool = False) -> list[Choice]:
-    """Choices with the modes of their states, told apart; with `transfer`, of states learned on any task."""
+    """Choices with the variants of their states, told apart; with `transfer`, of states learned on any task."""
     choices = [Choice.model_validate(text).model_copy(update={"transfer": transfer}) for text in texts]
-    return _told_apart([_with_mode_of_state(choice) for choice in choices])
+    return _told_apart([_with_variant_of_state(choice) for choice in choices])
 
 
-def numbers(text: str) -> list[float]:
-    """Radii with commas between them. Raises ConfigError."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--radii takes numbers with commas between them, got {text!r}") from None
-
-
-def attack_settings(
-    attacks: list[str], norm: str, eps: list[str], batch: int, sigma: float | None = None
-) -> "AttackSettings":
-    """An attack as options name it. Raises AttackError for a ball that cannot be meant."""
-    from medrobust.attacks import Ball
-    from medrobust.jobs.attack import AttackSettings
-
-    balls = [Ball.parse(norm, size) for size in eps]
-    sizes = tuple(ball.eps for ball in balls)
-    return AttackSettings(attacks=tuple(attacks), norm=balls[0].norm, eps=sizes, sigma=sigma, batch=batch)
-
-
-def _with_mode_of_state(choice: Choice) -> Choice:
-    """A state given without a mode is called after the mode it was learned in."""
-    if choice.state is None or choice.settings:
+def _with_variant_of_state(choice: Choice) -> Choice:
+    """A state given without a variant is called after the one it was learned in."""
+    if choice.from_state is None or choice.settings:
         return choice
     from medrobust.defences.state import load_state
 
-    mode = load_state(Path(choice.state))[1].settings.get("mode")
-    return choice.model_copy(update={"settings": {"mode": mode}}) if mode else choice
+    variant = load_state(Path(choice.from_state))[1].settings.get(VARIANT)
+    if not variant:
+        return choice
+    return Choice(
+        defence=choice.defence, settings={VARIANT: variant}, from_state=choice.from_state, transfer=choice.transfer
+    )
 
 
 def _told_apart(choices: list[Choice]) -> list[Choice]:
     """Two states of one defence are called after their folders."""
-    called = [choice.called for choice in choices if choice.state]
+    names = [choice.name for choice in choices if choice.from_state]
     return [
-        choice.model_copy(update={"label": f"{choice.called} ({Path(choice.state).parent.name or choice.state})"})
-        if choice.state and called.count(choice.called) > 1
+        choice.model_copy(update={"name": f"{choice.name} ({Path(path).parent.name or path})"})
+        if (path := choice.from_state) and names.count(choice.name) > 1
         else choice
         for choice in choices
     ]

@@ -6,14 +6,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medrobust.cli.app import Data, Device, Json, Model, Out, Seed, Skip, Task, Threads, Transfer, command, reporter
+from medrobust.cli.app import (
+    LEARNS,
+    Data,
+    Device,
+    Json,
+    Model,
+    Out,
+    Seed,
+    Skip,
+    Task,
+    Threads,
+    Transfer,
+    command,
+    reporter,
+)
 from medrobust.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from medrobust.jobs.pretrain import Attacked
 
 
-@command
+@command(LEARNS)
 def fit(
     out: Out,
     data: Data,
@@ -33,15 +47,17 @@ def fit(
 ) -> None:
     """Learn what a defence has to learn, and keep it as OUT/state.safetensors."""
     from medrobust.cli.choices import settings_of
-    from medrobust.jobs.experiment import checked, parse_choice
+    from medrobust.jobs.experiment import Experiment, parse_choice
     from medrobust.jobs.fitting import fit_into
     from medrobust.learning.workers import joined
+    from medrobust.machine import use_threads
+    from medrobust.settings import parse
 
     choice = parse_choice(defence)
-    if choice["state"]:
+    if choice["from_state"]:
         raise ConfigError(f"fit makes a state; {defence!r} names one already")
     choice["settings"] |= settings_of(set_)
-    choice |= {"base": str(base) if base else None, "transfer": transfer}
+    choice |= {"base_state": str(base) if base else None, "transfer": transfer}
     target = out / "state.safetensors"
     if target.exists() and not overwrite:
         raise RunError(f"{target} is there already; use another --out or --overwrite")
@@ -52,7 +68,9 @@ def fit(
             "model": model, "data": data, "task": task, "fit_split": split, "seed": seed, "device": own_device,
             "threads": threads, "skip_broken": skip_broken, "defences": [choice],
         }  # fmt: skip
-        header = fit_into(target, checked(values, "command line"), reporter=told, workers=workers)
+        experiment = parse(Experiment, values, "command line")
+        use_threads(experiment.threads)
+        header = fit_into(target, experiment, tell=told, workers=workers)
     if not workers.first:
         return
     if as_json:
@@ -61,7 +79,7 @@ def fit(
         typer.echo(f"{target}: {header.defence} for {header.model} on {header.task}, learned from {header.data}")
 
 
-@command
+@command(LEARNS)
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="`builtin`, or a recipe in YAML.")] = "builtin",
     out: Out = Path("runs/pretrain"),
@@ -77,10 +95,12 @@ def pretrain(
 ) -> None:
     """Train a small CLIP on image-caption pairs and score it; the built-in model is made this way."""
     from medrobust.jobs.pretrain import build
+    from medrobust.machine import use_threads
     from medrobust.pairs.recipe import load_recipe
 
     wanted = load_recipe(recipe).timed(steps=steps, seed=seed)
     attacked = None if noise is None else _attacked(noise, surrogate, eps, attack_steps, wanted.training.seed)
+    use_threads(None)
     with reporter() as told:
         made = build(wanted, out, attacked=attacked, start=from_, reporter=told, device=device)
     if as_json:

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from medrobust.cli.app import Device, Json, Model, Seed, Task, Transfer, command, listing
+from medrobust.cli.app import KNOWN, RUNS, Device, Json, Model, Seed, Task, Transfer, command, listing
 
 _COMMERCIAL = {True: "yes", False: "no", None: "not stated"}
 
 
-@command
+@command(RUNS)
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: Model = "builtin",
@@ -28,8 +28,10 @@ def predict(
     """Name the class of images, with probabilities; with --sigma also a certificate."""
     from medrobust.jobs.experiment import Choice
     from medrobust.jobs.predict import answer_images
+    from medrobust.machine import use_threads
 
     choice = Choice.model_validate(defence).model_copy(update={"transfer": transfer})
+    use_threads(None)
     found = answer_images(
         images, model=model, task=task, choice=choice, sigma=sigma, n=n,
         alpha=alpha, seed=seed, device=device,
@@ -43,9 +45,9 @@ def predict(
     typer.echo(f"model {found['model']}, task {found['task']}, {found['defence']}; not a medical device", err=True)
 
 
-@command
+@command(KNOWN)
 def models(as_json: Json = False) -> None:
-    """The models that are known by name."""
+    """List the models that are known by name."""
     from medrobust.models import MODELS
 
     rows = [
@@ -62,9 +64,9 @@ def models(as_json: Json = False) -> None:
     listing(rows if as_json else short, as_json)
 
 
-@command
+@command(KNOWN)
 def tasks(as_json: Json = False) -> None:
-    """The tasks that are known by name, with their classes in label order."""
+    """List the tasks that are known by name, with their classes in label order."""
     from medrobust.data import load_task, task_names
 
     rows = []
@@ -78,9 +80,9 @@ def tasks(as_json: Json = False) -> None:
     listing(rows, as_json)
 
 
-@command
+@command(KNOWN)
 def defences(as_json: Json = False) -> None:
-    """The defences, what they learn from, and their settings."""
+    """List the defences, what they learn from, and their settings."""
     from medrobust.defences import DEFENCES
 
     rows = [

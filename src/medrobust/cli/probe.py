@@ -1,75 +1,47 @@
 """The command that compares heads on one or several models: probe."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from medrobust.cli.app import (
-    Attacks,
-    Data,
-    Device,
-    Eps,
-    FitData,
-    FitSplit,
-    Json,
-    Limit,
-    Norm,
-    Out,
-    Seed,
-    Skip,
-    Task,
-    Threads,
-    command,
-    reporter,
-)
+from medrobust.cli.app import RUNS, Json, Out, SetValues, command, reporter
+from medrobust.cli.certify import PLAIN
+from medrobust.cli.options import Options, with_options
+from medrobust.jobs.experiment import Experiment
+from medrobust.jobs.parts import AttackSettings
 
 Models = Annotated[list[str], typer.Option("--model", "-m", help="As for fit; repeat, the models are compared.")]
 Recipes = Annotated[
     list[str],
     typer.Option("--recipe", help="A head from `medrobust defences`; repeat. All but mlp-probe unless given."),
 ]
-Settings = Annotated[
-    list[str], typer.Option("--set", help="KEY=VALUE, for the heads that have it, or RECIPE.KEY=VALUE; repeat.")
-]
 
 
-@command
+@command(RUNS)
+@with_options(
+    Options(Experiment, "Run", without=(*PLAIN, "model", "revision", "defences"), required=("data",)),
+    Options(AttackSettings, "Attack", without=("sigma",), defaults={"attacks": ["pgd"], "eps": ["1/255"]}),
+)
 def probe(
     out: Out,
-    data: Data,
+    given: dict[type, dict[str, Any]],
     model: Models = ["builtin"],  # noqa: B006 - typer copies it
     recipe: Recipes = [],  # noqa: B006
-    set_: Settings = [],  # noqa: B006
-    task: Task = None,
-    split: Annotated[str, typer.Option(help="Which images are answered and attacked.")] = "test",
-    limit: Limit = None,
-    attack: Attacks = ["pgd"],  # noqa: B006
-    norm: Norm = "linf",
-    eps: Eps = ["1/255"],  # noqa: B006
-    batch: Annotated[int, typer.Option(min=1, help="Images attacked at once; it decides the last bits.")] = 64,
-    fit_data: FitData = None,
-    fit_split: FitSplit = "train",
-    threads: Threads = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    skip_broken: Skip = False,
+    set_: SetValues = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Learn heads on the features of one or several models; clean accuracy and accuracy under attack in one table."""
-    from medrobust.cli.choices import attack_settings, settings_of
-    from medrobust.jobs.experiment import checked
+    from medrobust.cli.choices import experiment_of, settings_of
     from medrobust.jobs.probe import RECIPES, recipes_of
     from medrobust.jobs.probe import probe as carry_out
+    from medrobust.machine import use_threads
 
-    settings = attack_settings(attack, norm, eps, batch)
-    values = {
-        "data": data, "task": task, "split": split, "limit": limit, "fit_data": fit_data, "fit_split": fit_split,
-        "threads": threads, "seed": seed, "device": device, "skip_broken": skip_broken,
-        "defences": recipes_of(recipe or RECIPES, settings_of(set_)),
-    }  # fmt: skip
+    heads = recipes_of(recipe or RECIPES, settings_of(set_))
+    experiment = experiment_of(given, attack=AttackSettings).model_copy(update={"defences": tuple(heads)})
+    use_threads(experiment.threads)
     with reporter() as told:
-        result = carry_out(model, checked(values, "command line"), settings, out, reporter=told)
+        result = carry_out(model, experiment, out, tell=told)
     if as_json:
         typer.echo(json.dumps(result, indent=2, sort_keys=True))
         return

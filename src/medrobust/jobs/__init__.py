@@ -1,0 +1,20 @@
+"""Jobs: what a command carries out. One kind of work a file, or a folder; to add one: a file, and a line in `KINDS`."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medrobust.jobs.job import Kind
+
+KINDS = {
+    "attack": "medrobust.jobs.attack:ATTACK",
+    "certify": "medrobust.jobs.certify:CERTIFY",
+    "vqa": "medrobust.jobs.ask:VQA",
+}
+
+
+def kind_of(name: str) -> "Kind[Any, Any, Any, Any]":
+    """The kind of job of that name, imported when it is first used."""
+    module, _, attribute = KINDS[name].partition(":")
+    found: Kind[Any, Any, Any, Any] = getattr(import_module(module), attribute)
+    return found

@@ -6,99 +6,115 @@ Reference: Han et al., Findings of EMNLP 2024, arXiv 2407.02716 (the downstream 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from medrobust.defences.adaptation import digest
-from medrobust.errors import RunError
 from medrobust.files import replace_text
-from medrobust.jobs.bench import check_same, record_of
+from medrobust.jobs.bench import record_of
+from medrobust.jobs.folder import RunFolder
+from medrobust.jobs.job import Done, Kind, Opening, Unit, Work
 from medrobust.machine import describe
-from medrobust.models.clip import Clip
-from medrobust.results import Journal
 from medrobust.results.journal import read
 from medrobust.results.tables import share_of
 from medrobust.tell import Tell
 from medrobust.vqa.answer import Learned, answer_batch, learn_or_load
+from medrobust.vqa.bench import QuestionBench, announcement, open_questions
 from medrobust.vqa.learn import Asked
 from medrobust.vqa.questions import majority
 from medrobust.vqa.recipes import Settings, make_recipe
 from medrobust.vqa.rows import ANSWERED, AnsweredKey, AnsweredRow, answers_table, summarise_answers
-from medrobust.vqa.settings import Asking, Room, announcement, claim, enter
+from medrobust.vqa.settings import VqaSettings
 
 BLIND = "blind"
 
 
-def ask(asking: Asking, out: Path, *, reporter: Tell | None = None) -> dict[str, Any]:
-    """Learn the recipes, answer the split's questions clean and attacked; vqa.json and vqa.md are written.
+class Asking(NamedTuple):
+    """Model, images and questions, and what was learned to answer them."""
 
-    An interrupted run goes on where it stopped. Raises MedrobustError, with everything already written intact.
-    """
-    tell = reporter or Tell()
-    settings = {name: make_recipe(name, chosen) for name, chosen in asking.recipes.items()}
-    claim(out, asking)
-    room = enter(asking)
-    for line in announcement(asking, room):
-        tell.say(line)
-    learned = learn_all(asking, settings, room, out, tell)
-    keep_environment(out, room.model, learned)
-    answer_all(asking, room, learned, out, tell)
-    return publish(asking, room, out)
+    settings: VqaSettings
+    bench: QuestionBench
+    learned: Sequence[Learned]
 
 
-def answer_all(asking: Asking, room: Room, learned: Sequence[Learned], out: Path, tell: Tell) -> None:
-    """Append the rows that are not yet there to answered.jsonl, a batch of questions at once.
+def check_vqa(settings: VqaSettings) -> None:
+    """See what can be told before anything is loaded. Raises MedrobustError."""
+    _ = _recipes(settings), settings.balls
 
-    A batch that was torn is answered again as a whole, because batch mates decide the last bits. Raises RunError.
-    """
-    questions = room.test.questions
-    plan = [AnsweredKey(question.id, one.name) for question in questions for one in learned]
 
-    def rows_of(part: slice) -> list[AnsweredRow]:
-        return [
+def _recipes(settings: VqaSettings) -> dict[str, Settings]:
+    return {name: make_recipe(name, chosen) for name, chosen in settings.recipes.items()}
+
+
+def open_vqa(opening: Opening[VqaSettings]) -> Asking:
+    """Load model, images and questions, and learn the recipes. Raises MedrobustError."""
+    settings, tell = opening.settings, opening.tell
+    bench = open_questions(settings)
+    if opening.learn:
+        for line in announcement(settings, bench):
+            tell.say(line)
+    learned = learn_all(settings, _recipes(settings), bench, opening.folder.path, tell, learn=opening.learn)
+    return Asking(settings, bench, learned)
+
+
+def units_of(opened: Asking) -> list[Unit]:
+    """A unit a block of questions, with a row for each question and recipe."""
+    questions, size = opened.bench.test.questions, opened.settings.batch
+    units = []
+    for start in range(0, len(questions), size):
+        block = questions[start : start + size]
+        keys = tuple(AnsweredKey(question.id, one.name) for question in block for one in opened.learned)
+        units.append(Unit(keys, (start, start + len(block))))
+    return units
+
+
+def work_on(opened: Asking) -> Work[AnsweredRow]:
+    """Answers a block of questions under every recipe; batch mates decide how sums are rounded, so a unit is whole."""
+    settings, bench, learned = opened
+
+    def work(unit: Unit) -> Done[AnsweredRow]:
+        part = slice(int(unit.what[0]), int(unit.what[1]))
+        return Done([
             row
             for one in learned
             for row in answer_batch(
-                room.model, one, questions[part], part, room.vocabulary, () if one.name == BLIND else asking.balls,
-                norm=asking.norm, steps=asking.attack_steps, seed=asking.seed,
+                bench.model, one, bench.test.questions[part], part, bench.vocabulary,
+                () if one.name == BLIND else settings.balls,
+                norm=settings.norm, steps=settings.attack_steps, seed=settings.seed,
             )
-        ]  # fmt: skip
+        ])  # fmt: skip
 
-    with Journal.open(out / "answered.jsonl", plan, ANSWERED) as journal:
-        for start in range(0, len(questions), asking.batch):
-            part = slice(start, min(start + asking.batch, len(questions)))
-            missing = [key for key in plan[start * len(learned) : part.stop * len(learned)] if key not in journal.done]
-            if missing:
-                rows = {row.key: row for row in rows_of(part)}
-                journal.append([rows[key] for key in missing])
-            tell.progress("answer", part.stop, len(questions))
+    return work
 
 
-def learn_all(asking: Asking, settings: dict[str, Settings], room: Room, out: Path, tell: Tell) -> list[Learned]:
+def learn_all(
+    asking: VqaSettings, settings: dict[str, Settings], bench: QuestionBench, out: Path, tell: Tell, *, learn: bool
+) -> list[Learned]:
     """Every recipe, learned or loaded, and before them the blind one, which has the settings of the first."""
-    fit, test = (Asked.of(room.model, gallery, room.vocabulary) for gallery in (room.fit, room.test))
-    origin = f"{', '.join(asking.questions)} ({asking.fit_split}): {len(room.fit.questions)} questions"
+    fit, test = (Asked.of(bench.model, gallery, bench.vocabulary) for gallery in (bench.fit, bench.test))
+    origin = f"{', '.join(asking.questions)} ({asking.fit_split}): {len(bench.fit.questions)} questions"
     first = "linear" if "linear" in settings else next(iter(settings))
     todo = [(BLIND, first, fit.blind(), test.blind()), *((name, name, fit, test) for name in settings)]
     return [
         learn_or_load(
-            room.model, Learned(name, recipe, settings[recipe], seen, {}), taught, room.vocabulary,
-            out / "states" / f"{name}.safetensors", data=origin, seed=asking.seed, tell=tell,
+            bench.model, Learned(name, recipe, settings[recipe], seen, {}), taught, bench.vocabulary,
+            out / "states" / f"{name}.safetensors", data=origin, seed=asking.seed, tell=tell, learn=learn,
         )
         for name, recipe, taught, seen in todo
     ]  # fmt: skip
 
 
-def publish(asking: Asking, room: Room, out: Path) -> dict[str, Any]:
-    """vqa.json and vqa.md from the rows. Raises RunError."""
-    rows, taught, asked = read(out / "answered.jsonl", ANSWERED), room.fit.questions, room.test.questions
+def publish_answers(folder: RunFolder, opened: Asking, _tell: Tell) -> dict[str, Any]:
+    """Write vqa.json and vqa.md from the rows. Raises RunError."""
+    (asking, bench, _), out = opened, folder.path
+    rows, taught, asked = read(out / "answered.jsonl", ANSWERED), bench.fit.questions, bench.test.questions
     found, often = summarise_answers(rows), majority(taught)
     blind = {part: values["clean"] for part, values in found.pop(BLIND).items()}
     kinds = {part: [one for one in asked if part in (one.kind, "all")] for part in blind}
     result = {
         "schema_version": 1,
-        "model": {"name": room.model.name, "sha256": room.model.sha256},
+        "model": {"name": bench.model.name, "sha256": bench.model.sha256},
         "data": asking.data,
         "split": asking.split,
         "attack": {"name": "pgd", "steps": asking.attack_steps, "balls": [str(ball) for ball in asking.balls]},
@@ -108,17 +124,17 @@ def publish(asking: Asking, room: Room, out: Path) -> dict[str, Any]:
             part: share_of(one.truth == often.get(one.kind) for one in members) for part, members in kinds.items()
         },
         "majority_answers": often,
-        "answers": len(room.vocabulary.answers),
+        "answers": len(bench.vocabulary.answers),
         "out_of_vocabulary": {
-            part: share_of(room.vocabulary.index_of(one.answer) is None for one in members)
+            part: share_of(bench.vocabulary.index_of(one.answer) is None for one in members)
             for part, members in kinds.items()
         },
-        "learned": {"split": asking.fit_split, "questions": len(taught), "images": len(room.fit.images)},
-        "asked": {"split": asking.split, "questions": len(asked), "images": len(room.test.images)},
-        "images_learned_and_asked": room.shared,
-        "other_language": room.read.other_language,
-        "kind_guessed": room.read.guessed,
-        "skipped": room.skipped,
+        "learned": {"split": asking.fit_split, "questions": len(taught), "images": len(bench.fit.images)},
+        "asked": {"split": asking.split, "questions": len(asked), "images": len(bench.test.images)},
+        "images_learned_and_asked": bench.shared,
+        "other_language": bench.read.other_language,
+        "kind_guessed": bench.read.guessed,
+        "skipped": bench.skipped,
         "notice": "not a medical device",
     }
     replace_text(out / "vqa.json", json.dumps(result, indent=2, sort_keys=True, allow_nan=False) + "\n")
@@ -126,17 +142,25 @@ def publish(asking: Asking, room: Room, out: Path) -> dict[str, Any]:
     return result
 
 
-def keep_environment(out: Path, model: Clip, learned: Sequence[Learned]) -> None:
-    """Write environment.json, or see that a run that goes on has the same one. Raises RunError."""
-    path = out / "environment.json"
-    found = {
+def _environment(opened: Asking) -> dict[str, Any]:
+    model = opened.bench.model
+    return {
         "environment": describe(model.device, threads=torch.get_num_threads()),
         "model": record_of(model),
-        "states": {one.name: digest(one.state) for one in learned},
+        "states": {one.name: digest(one.state) for one in opened.learned},
     }
-    if (out / "answered.jsonl").exists():
-        try:
-            check_same(out, json.loads(path.read_text(encoding="utf-8")), found)
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read ({error}); use another --out") from error
-    replace_text(path, json.dumps(found, indent=2) + "\n")
+
+
+VQA: Kind[VqaSettings, Asking, AnsweredRow, dict[str, Any]] = Kind(
+    name="vqa",
+    settings=VqaSettings,
+    settings_file="vqa.yaml",
+    rows_file="answered.jsonl",
+    form=ANSWERED,
+    check=check_vqa,
+    open=open_vqa,
+    units=units_of,
+    work=work_on,
+    environment=_environment,
+    publish=publish_answers,
+)

@@ -1,7 +1,8 @@
-"""Carry out an experiment: fit what is not fitted, certify image after image, tell the result, resume."""
+"""Certify: every image at every noise level under all defences, in one pass over the noise for each encoder."""
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,104 +10,84 @@ from medrobust.data.pictures import png
 from medrobust.errors import RunError
 from medrobust.jobs.bench import (
     Bench,
-    check_same,
+    certify_of,
     check_settings,
-    claim,
     encoding_of,
     environment_of,
-    keep_environment,
-    keep_experiment,
     prepare,
-    recorded_environment,
 )
-from medrobust.jobs.experiment import Experiment, load_experiment
+from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.fitting import Fitted, fit_all, tuned_on
-from medrobust.results import CERTIFIED, Journal, Key, Row, read_rows
+from medrobust.jobs.folder import RunFolder
+from medrobust.jobs.job import Done, Kind, Opening, Unit, Work, reopen
+from medrobust.results import CERTIFIED, Key, Row, read_rows
 from medrobust.results.findings import joint
 from medrobust.results.folder import publish
 from medrobust.smoothing.certify import Certificate, Smoothing, certify, clean_answers
 from medrobust.smoothing.encoding import make_sampler, seconds_a_copy
 from medrobust.smoothing.sampling import Sampler, encoders
-from medrobust.tell import Tell
+from medrobust.tell import SILENT, Tell
 from medrobust.types import Classifier, Image
 
 
-def run(experiment: Experiment, out: Path, *, reporter: Tell | None = None) -> dict[str, Any]:
-    """Fit, certify and report one experiment into `out`; an interrupted one goes on where it stopped.
-
-    The summary comes back. Raises MedrobustError, with everything already written intact.
-    """
-    tell = reporter or Tell()
-    check_settings(experiment)
-    claim(out, experiment)
-    bench = prepare(experiment, findings=True)
-    if bench.data.skipped:
-        tell.say(f"{len(bench.data.skipped)} broken images are left out: {', '.join(bench.data.skipped[:5])}")
-    names = ", ".join(choice.called for choice in experiment.defences)
-    tell.say(
-        f"certify {len(bench.data)} images of {bench.data.source} ({bench.data.split}) with {bench.model.name}: {names}"
-    )
-    fitted = fit_all(bench, out, tell)
-    sampler = sampler_of(bench, fitted, recorded_environment(out), tell)
-    environment = keep_environment(out, bench, {f.label: f.sha256 for f in fitted}, sampler)
-    plan = [Key(i, sigma, f.label) for i in bench.data.ids for sigma in experiment.sigmas for f in fitted]
-    with Journal.open(out / "certified.jsonl", plan, CERTIFIED) as journal:
-        keep_experiment(out, experiment)
-        left = len(journal.remaining) / len(plan)
-        for line in forecast(bench, fitted, sampler, left=left):
-            tell.say(line)
-        certify_all(bench, fitted, sampler, journal, tell)
-    return publish(out, experiment.radii, environment, examples=gallery(bench, out))
-
-
-def sampler_of(bench: Bench, fitted: Sequence[Fitted], recorded: Mapping[str, Any], tell: Tell) -> Sampler:
-    """How this run encodes noisy copies: as it wants, as it was recorded, or as is fastest here."""
-    return make_sampler(
-        [f.classifier for f in fitted],
-        bench.data.read(0).to(bench.model.device),
-        encoding_of(bench.experiment, recorded),
-        smoothings=bench.levels,
-        images=len(bench.data),
-        say=tell.say,
-    )
-
-
-class Reopened(NamedTuple):
-    """A run's model, images, defences and way of encoding, as they were."""
+class Certifying(NamedTuple):
+    """A run's model, images, defences and way of encoding."""
 
     bench: Bench
     fitted: list[Fitted]
     sampler: Sampler
 
 
-def reopen(folder: Path, reporter: Tell | None = None) -> Reopened:
-    """Everything with which a run's certificates can be made again.
-
-    Raises RunError where it is no run folder, or where something that decides its numbers is different here.
-    """
-    tell = reporter or Tell()
-    recorded = recorded_environment(folder)
-    if not recorded or not (folder / "certified.jsonl").exists():
-        raise RunError(f"{folder} is no run folder: it has no certified.jsonl with its environment.json")
-    bench = prepare(load_experiment(folder / "experiment.yaml"), findings=True)
-    fitted = fit_all(bench, folder, tell, learn=False)
-    sampler = sampler_of(bench, fitted, recorded, tell)
-    check_same(folder, recorded, environment_of(bench, {f.label: f.sha256 for f in fitted}, sampler))
-    return Reopened(bench, fitted, sampler)
+def open_certify(opening: Opening[Experiment]) -> Certifying:
+    """Load and learn what certificates need, and decide how noisy copies are encoded. Raises MedrobustError."""
+    experiment, tell, folder = opening.settings, opening.tell, opening.folder
+    bench = prepare(experiment, findings=True, given=opening.given)
+    if opening.learn:
+        if bench.data.skipped:
+            tell.say(f"{len(bench.data.skipped)} broken images are left out: {', '.join(bench.data.skipped[:5])}")
+        names = ", ".join(choice.name for choice in experiment.defences)
+        where = f"{bench.data.source} ({bench.data.split})"
+        tell.say(f"certify {len(bench.data)} images of {where} with {bench.model.name}: {names}")
+    fitted = fit_all(bench, folder.path, tell, learn=opening.learn)
+    return Certifying(bench, fitted, sampler_of(bench, fitted, folder.environment, tell))
 
 
-def certify_all(bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, journal: Journal[Row], tell: Tell) -> None:
-    """Append the rows that are not yet there, one pass over the noise for each image and noise level."""
-    experiment, levels, there = bench.experiment, bench.levels, journal.done
-    total = len(bench.data) * len(levels)
-    for number, (item, label) in enumerate(zip(bench.data.ids, bench.data.targets, strict=True)):
-        missing = [[f for f in fitted if Key(item, s.sigma, f.label) not in there] for s in levels]
-        image = bench.data.read(number).to(bench.model.device) if any(missing) else None
-        for done, (smoothing, wanted) in enumerate(zip(levels, missing, strict=True), number * len(levels) + 1):
-            if wanted and image is not None:  # all of them again: heads in one product share its last bits
-                rows = certify_image(image, item, label, fitted, smoothing, sampler, seed=experiment.seed)
-                journal.append([row for row in rows if row.key not in there])
-            tell.progress("certify", done, total)
+def sampler_of(bench: Bench, fitted: Sequence[Fitted], recorded: Mapping[str, Any], tell: Tell) -> Sampler:
+    """The sampler of a run: as its settings want, as it was recorded, or as is fastest here."""
+    return make_sampler(
+        [f.classifier for f in fitted],
+        bench.data.read(0).to(bench.model.device),
+        encoding_of(certify_of(bench.experiment), recorded),
+        smoothings=bench.levels,
+        images=len(bench.data),
+        say=tell.say,
+    )
+
+
+def units_of(opened: Certifying) -> list[Unit]:
+    """A unit an image and noise level, with a row for each defence."""
+    bench, fitted, _ = opened
+    return [
+        Unit(tuple(Key(item, level.sigma, f.name) for f in fitted), (number, place))
+        for number, item in enumerate(bench.data.ids)
+        for place, level in enumerate(bench.levels)
+    ]
+
+
+def work_on(opened: Certifying) -> Work[Row]:
+    """Certifies the image of a unit at its noise level under every defence; an image is read once for its levels."""
+    (bench, fitted, sampler), levels = opened, opened.bench.levels
+
+    @lru_cache(maxsize=1)
+    def read(number: int) -> Image:
+        return bench.data.read(number).to(bench.model.device)
+
+    def work(unit: Unit) -> Done[Row]:
+        number, level = (int(value) for value in unit.what)
+        item, label, seed = bench.data.ids[number], bench.data.targets[number], bench.experiment.seed
+        return Done(certify_image(read(number), item, label, fitted, levels[level], sampler, seed=seed))
+
+    return work
 
 
 def certify_image(
@@ -133,12 +114,13 @@ def _tuned(fitted: Sequence[Fitted], image: Image, item: str, smoothing: Smoothi
     return [tuned_on(f.defence, f.classifier, image, sigma=smoothing.sigma, seed=seed, item=item) for f in fitted]
 
 
-def forecast(bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, *, left: float = 1.0) -> list[str]:
-    """What a run can reach at most, and what it will cost at most; the speed is measured on a few batches.
+def forecast(opened: Certifying, left: float = 1.0) -> list[str]:
+    """Announces what a run can reach at most and what it costs at most; the speed is measured on a few batches.
 
     What is tuned on its image is tuned on the first one, for its price and for the encoders it will need.
     """
-    experiment, levels = bench.experiment, bench.levels
+    bench, fitted, sampler = opened
+    experiment, levels, settings = bench.experiment, bench.levels, certify_of(bench.experiment)
     lines = [
         f"sigma {s.sigma:g}: n = {s.estimation} and alpha = {s.alpha:g} let no radius exceed {s.largest_radius:.4f}"
         for s in levels
@@ -148,9 +130,9 @@ def forecast(bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, *, left: 
     classifiers = _tuned(fitted, image, item, levels[0], experiment.seed)
     tuning = time.perf_counter() - began
     shared, pairs = len(encoders(classifiers)), len(bench.data) * len(levels)
-    draws = pairs * (experiment.n + experiment.selection)
+    draws = pairs * (settings.draws + settings.selection)
     seconds = (seconds_a_copy(classifiers, image, levels[0], sampler) * draws + tuning * pairs) * left
-    early = "" if experiment.stopping == "fixed" else "at most "
+    early = "" if settings.stopping == "fixed" else "at most "
     each = f" of {len(bench.task.absent)} findings each" if bench.task.absent else ""
     lines.append(
         f"{len(bench.data)} images, {len(experiment.defences)} defences{each}, {shared} encoder(s) by "
@@ -169,7 +151,7 @@ def gallery(bench: Bench, out: Path, count: int = 8) -> list[dict[str, Any]]:
 
     answers: dict[str, dict[str, Any]] = {}
     for row in joint(read_rows(out / "certified.jsonl")):
-        if row.sigma == bench.experiment.sigmas[0]:
+        if row.sigma == bench.levels[0].sigma:
             answers.setdefault(row.id, {})[row.defence] = {"answer": named(row.prediction), "radius": row.radius}
     shown = []
     for number in range(min(count, len(bench.data))):
@@ -183,7 +165,7 @@ def _row(
     item: str, label: int, fitted: Fitted, clean: int | None, found: Certificate, smoothing: Smoothing, seed: int
 ) -> Row:
     return Row(
-        id=item, label=label, defence=fitted.name, finding=fitted.finding, clean=clean, selection=smoothing.selection,
+        id=item, label=label, defence=fitted.choice, finding=fitted.finding, clean=clean, selection=smoothing.selection,
         seed=seed, **vars(found),
     )  # fmt: skip
 
@@ -192,3 +174,47 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def publish_certified(folder: RunFolder, opened: Certifying, _tell: Tell) -> dict[str, Any]:
+    """Summary, tables, curves and report of a run, with a few of its images."""
+    radii = certify_of(opened.bench.experiment).radii
+    return publish(folder.path, radii, folder.environment, examples=gallery(opened.bench, folder.path))
+
+
+def _environment(opened: Certifying) -> dict[str, Any]:
+    return environment_of(opened.bench, {f.name: f.sha256 for f in opened.fitted}, opened.sampler)
+
+
+def _told(experiment: Experiment) -> str:
+    settings = certify_of(experiment)
+    sigmas = ", ".join(f"{sigma:g}" for sigma in settings.sigmas)
+    copies = len(settings.sigmas) * (settings.draws + settings.selection)
+    return f"certified at sigma {sigmas} with at most {copies:,} noisy copies an image"
+
+
+CERTIFY: Kind[Experiment, Certifying, Row, dict[str, Any]] = Kind(
+    name="certify",
+    settings=Experiment,
+    settings_file="experiment.yaml",
+    rows_file="certified.jsonl",
+    form=CERTIFIED,
+    told=_told,
+    check=check_settings,
+    open=open_certify,
+    units=units_of,
+    cost=forecast,
+    work=work_on,
+    environment=_environment,
+    publish=publish_certified,
+)
+
+
+def reopen_certified(folder: Path, tell: Tell = SILENT) -> Certifying:
+    """Everything with which a run's certificates can be made again.
+
+    Raises RunError where it is no run folder, or where something that decides its numbers is different here.
+    """
+    if not (folder / "certified.jsonl").exists() or not (folder / "environment.json").exists():
+        raise RunError(f"{folder} is no run folder: it has no certified.jsonl with its environment.json")
+    return reopen(CERTIFY, RunFolder(folder), tell)

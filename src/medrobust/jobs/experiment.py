@@ -1,135 +1,184 @@
-"""An experiment as one frozen value, read from YAML; unknown keys are refused with a suggestion. No torch here."""
+"""An experiment as one frozen value, read from YAML: model, images, defences, and what is done with them. No torch."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from medrobust.errors import ConfigError, nearest
-from medrobust.smoothing.bounds import RADII
+from medrobust.errors import ConfigError
+from medrobust.jobs.parts import AttackSettings, AuditSettings, CertifySettings
+from medrobust.settings import option, parse, read_yaml
+
+IMAGES, DEFENCES = "Model and images", "Defences"  # headings of the command line's help
+VARIANT = "mode"  # the setting that NAME:VARIANT of a defence stands for
+PARTS = ("attack", "certify", "audit")  # in the order in which they are carried out
 
 
 class Choice(BaseModel):
-    """One defence of an experiment: its name, its settings, and where its state comes from.
+    """One defence of an experiment: its name in tables, its settings, and where its state comes from.
 
-    `state` is a file, or the label of an earlier choice of the same experiment whose state is used; without it the
-    defence is fitted first. `base` names, likewise, a state whose vision tower the defence is learned on top of. With
-    `transfer` these states may have been learned on another task.
+    `from_state` is a state file, `from` the name of an earlier defence of the same experiment whose state is used;
+    without either the defence learns first. `base_state` and `base` name, likewise, a state whose vision tower it is
+    learned on top of. With `transfer` these states may have been learned on another task.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    name: str
-    label: str = ""
+    defence: str
+    name: str = ""
     settings: dict[str, Any] = {}
-    state: str | None = None
+    from_state: str | None = None
+    from_: str | None = Field(None, alias="from")
+    base_state: str | None = None
     base: str | None = None
     transfer: bool = False
 
     @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
+    def _from_other_forms(cls, value: Any) -> Any:
         return parse_choice(value) if isinstance(value, str) else value
 
-    @property
-    def called(self) -> str:
-        """What tables and rows call it."""
-        mode = self.settings.get("mode")
-        return self.label or (f"{self.name}:{mode}" if mode else self.name)
-
-
-def parse_choice(text: str) -> dict[str, Any]:
-    """`NAME[:MODE][=STATE]`, as the command line writes it.
-
-    >>> parse_choice("promptsmooth:combined=run/state.safetensors")
-    {'name': 'promptsmooth', 'settings': {'mode': 'combined'}, 'state': 'run/state.safetensors'}
-    """
-    head, _, state = text.partition("=")
-    name, _, mode = head.partition(":")
-    return {"name": name, "settings": {"mode": mode} if mode else {}, "state": state or None}
-
-
-class Experiment(BaseModel):
-    """Model, images, defences and how they are certified. Everything that can change a number stands here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = 1
-    model: str = "builtin"
-    revision: str | None = None
-    data: str = "phantom"
-    task: str | None = None
-    split: str = "test"
-    limit: int | None = Field(None, ge=1)
-    fit_data: str | None = None  # where defences learn; the same source as `data` unless named
-    fit_split: str = "train"
-    defences: tuple[Choice, ...] = (Choice(name="zero-shot"),)
-    sigmas: tuple[float, ...] = Field((0.25,), min_length=1)
-    alpha: float = 0.001
-    selection: int = 100
-    n: int = 10_000  # draws that are counted, at most
-    stopping: Literal["fixed", "spending", "anytime"] = "spending"
-    look: int = 32  # draws between two looks at a count
-    radii: tuple[float, ...] = RADII
-    seed: int = 0
-    device: str = "cpu"
-    batch: int | None = Field(None, ge=1)  # None: measured when the run begins, and kept
-    lean: bool = True  # the lean ViT path where the model has one
-    compile: bool | None = None  # None: where a compiler is there and the run is long enough
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the encoder's forward pass; noise is float32
-    threads: int | None = Field(None, ge=1)
-    skip_broken: bool = False
-
     @model_validator(mode="after")
-    def _agrees_with_itself(self) -> "Experiment":
-        labels = [choice.called for choice in self.defences]
-        twice = next((label for label in labels if labels.count(label) > 1), None)
-        if twice:
-            raise ValueError(f"two defences are called {twice!r}; give one a label of its own")
-        if not self.lean and (self.dtype != "float32" or self.compile):
-            raise ValueError("only the lean path knows other number formats and compiling; leave out lean: false")
-        if len(set(self.sigmas)) < len(self.sigmas):
-            raise ValueError("a sigma is named twice")
+    def _agrees_with_itself(self) -> "Choice":
+        for one, other in (("from_state", "from_"), ("base_state", "base")):
+            if getattr(self, one) and getattr(self, other):
+                raise ValueError(f"{one} and {other.strip('_')} both say where a state comes from; leave out one")
+        if not self.name:
+            variant = self.settings.get(VARIANT)
+            object.__setattr__(self, "name", f"{self.defence}:{variant}" if variant else self.defence)
         return self
 
 
+def parse_choice(text: str) -> dict[str, Any]:
+    """`DEFENCE[:VARIANT][=STATE]`, as the command line writes it.
+
+    >>> parse_choice("promptsmooth:combined=run/state.safetensors")
+    {'defence': 'promptsmooth', 'settings': {'mode': 'combined'}, 'from_state': 'run/state.safetensors'}
+    """
+    head, _, state = text.partition("=")
+    name, _, variant = head.partition(":")
+    return {"defence": name, "settings": {VARIANT: variant} if variant else {}, "from_state": state or None}
+
+
+class Experiment(BaseModel):
+    """Model, images, defences and the parts that are carried out. Everything that can change a number stands here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[2] = 2
+    model: str = option(
+        "builtin", "A name from `medrobust models`, a hub id, a folder, or NAME=PATH.", names=("--model", "-m"),
+        group=IMAGES,
+    )  # fmt: skip
+    revision: str | None = option(None, "Revision of a hub id: a branch, tag or commit.", group=IMAGES)
+    data: str = option(
+        "phantom", "A folder, a manifest (csv, jsonl), an .npz, a MedMNIST name, or phantom.", names=("--data", "-d"),
+        group=IMAGES,
+    )  # fmt: skip
+    task: str | None = option(
+        None, "A name from `medrobust tasks`, or a YAML file.", names=("--task", "-t"), group=IMAGES
+    )
+    split: str = option("test", "Images that are answered, attacked or certified.", group=IMAGES)
+    limit: int | None = option(
+        None, "Number of images, balanced over the classes.", resume="extend", group=IMAGES, ge=1
+    )
+    fit_data: str | None = option(
+        None, "Images that defences without a state learn from; --data unless given.", group=DEFENCES
+    )
+    fit_split: str = option("train", "The split they learn from.", group=DEFENCES)
+    defences: tuple[Choice, ...] = option(
+        (Choice(defence="zero-shot"),), "DEFENCE[:VARIANT][=STATE.safetensors]; repeat for several.",
+        names=("--defence",), takes="texts", group=DEFENCES, min_length=1,
+    )  # fmt: skip
+    seed: int = option(0, "Every random number follows from it.")
+    device: str = option("cpu", "cpu, cuda, cuda:1, ...")
+    threads: int | None = option(
+        None, "CPU threads; all that the process may use unless given.", resume="recorded", ge=1
+    )
+    skip_broken: bool = option(False, "Leave out images that cannot be decoded.", group=IMAGES)
+    attack: AttackSettings | None = None
+    certify: CertifySettings | None = None
+    audit: AuditSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, value: Any) -> Any:
+        return of_version_1(value) if isinstance(value, Mapping) and _is_version_1(value) else value
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "Experiment":
+        names = [choice.name for choice in self.defences]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"two defences are called {twice!r}; give one a name of its own")
+        return self
+
+    @property
+    def parts(self) -> dict[str, BaseModel]:
+        """The parts that stand there, in the order in which they are carried out."""
+        return {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
+
+    def changed(self, **values: Any) -> "Experiment":
+        """This experiment with other values, checked; a name that belongs to a part goes there. Raises ConfigError."""
+        merged = self.model_dump(by_alias=True)
+        for key, value in values.items():
+            part = next((part for part, own in self.parts.items() if key in type(own).model_fields), None)
+            into = merged if key in type(self).model_fields or part is None else merged[part]
+            into[key] = value
+        return parse(Experiment, merged, "experiment")
+
+
+_OLD_NAMES = {"n": "draws"}  # of version 1 and its parts
+
+
+def _is_version_1(values: Mapping[str, Any]) -> bool:
+    if "schema_version" in values:
+        return values["schema_version"] == 1
+    if any(part in values for part in PARTS):
+        return False
+    flat = {*CertifySettings.model_fields, *_OLD_NAMES} - {*Experiment.model_fields}
+    chosen = [choice for choice in values.get("defences") or () if isinstance(choice, Mapping)]
+    return bool(flat & values.keys()) or any("defence" not in choice or "label" in choice for choice in chosen)
+
+
+def of_version_1(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an experiment of version 1, which only certifies, in the form of version 2."""
+    found = {key: value for key, value in values.items() if key != "schema_version"}
+    own = {key: _OLD_NAMES.get(key, key) for key in found}
+    certify = {name: found.pop(key) for key, name in own.items() if name in CertifySettings.model_fields}
+    chosen = found.get("defences")
+    if isinstance(chosen, list | tuple):
+        names: list[str] = []
+        found["defences"] = [_choice_of_version_1(choice, names) for choice in chosen]
+    return found | {"schema_version": 2, "certify": certify}
+
+
+def _choice_of_version_1(value: Any, names: list[str]) -> Any:
+    """A defence of version 1, whose `state` and `base` are a file or the name of one of the `names` before it."""
+    if isinstance(value, Choice) or not isinstance(value, str | Mapping):
+        return value
+    found = parse_choice(value) if isinstance(value, str) else dict(value)
+    if "name" in found and "defence" not in found:
+        found["defence"] = found.pop("name")
+    if "label" in found:
+        found["name"] = found.pop("label")
+    for key, by_name, by_path in (("state", "from", "from_state"), ("base", "base", "base_state")):
+        if key in found:
+            source = found.pop(key)
+            found[by_name if source in names else by_path] = source
+    with suppress(ValueError):  # which the validation of the whole will tell
+        names.append(Choice.model_validate(found).name)
+    return found
+
+
 def load_experiment(path: Path) -> Experiment:
-    """An experiment from a YAML file.
+    """An experiment from a YAML file, of version 1 or 2.
 
     Raises ConfigError naming the file, the key and what would be right.
     """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no experiment file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
+    values = read_yaml(path, "experiment file")
+    if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold keys and values, one of them `defences`")
-    return checked(found, str(path))
-
-
-def checked(values: dict[str, Any], where: str) -> Experiment:
-    """An experiment from plain values; `where` names their origin in errors.
-
-    Raises ConfigError.
-    """
-    try:
-        return Experiment.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = Choice.model_fields if "defences" in first["loc"] else Experiment.model_fields
-            last = str(first["loc"][-1])
-            raise ConfigError(f"{where}: unknown key {key!r}{nearest(last, known)}") from error
-        reason = str(first["msg"]).removeprefix("Value error, ")
-        raise ConfigError(f"{where}: {key + ': ' if key else ''}{reason}") from error
-
-
-def to_yaml(experiment: Experiment) -> str:
-    """The resolved experiment, as a run folder keeps it."""
-    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return parse(Experiment, values, str(path))

@@ -1,5 +1,6 @@
 """Defences made ready for an experiment: fitted, or their states loaded and checked."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,19 +17,19 @@ from medrobust.learning.workers import ALONE, Workers
 from medrobust.models.clip import Clip
 from medrobust.results.records import called
 from medrobust.seeds import stream
-from medrobust.tell import Tell
+from medrobust.tell import SILENT, Tell
 from medrobust.types import Classifier, Defence, Image, State
 
-Known = dict[str, tuple[State, Header]]  # states by their path, or by the label of the choice that learned them
+Known = dict[str, tuple[State, Header]]  # states by their path, or by the name of the defence that learned them
 
 
 class Fitted(NamedTuple):
-    """A defence made ready: its name, its functions, its classifier, the hash of what it learned.
+    """A defence made ready: its functions, its classifier, the hash of what it learned.
 
     Of a task with findings it answers about the one at `place`.
     """
 
-    name: str
+    choice: str
     defence: Defence
     classifier: Classifier
     sha256: str
@@ -36,67 +37,89 @@ class Fitted(NamedTuple):
     place: int = 0
 
     @property
-    def label(self) -> str:
-        """What tables and rows call it, its finding included."""
-        return called(self.name, self.finding)
+    def name(self) -> str:
+        """Its name in tables and rows, its finding included."""
+        return called(self.choice, self.finding)
 
     def target(self, label: int) -> int:
-        """What it should answer about an image of that label."""
+        """The right answer of this defence about an image of that label."""
         return label if self.finding is None else label >> self.place & 1
 
 
-def fit_all(bench: Bench, out: Path, reporter: Tell, *, learn: bool = True) -> list[Fitted]:
+def fit_all(bench: Bench, out: Path, tell: Tell = SILENT, *, learn: bool = True) -> list[Fitted]:
     """Every defence of the experiment, in order, fitted or loaded; fitted states are kept in `out`/states.
 
     Raises MedrobustError; with `learn=False` also where something would have to be learned.
     """
     asked = bench.findings
     names = [part.task.classes[1] for part in asked]
+    files = state_files(
+        [called(one.name, name) for one in bench.experiment.defences for name in (names or (None,))], out
+    )
     known: list[Known] = [{} for _ in asked or [bench]]
     ready = []
     for choice in bench.experiment.defences:
-        if asked and DEFENCES[choice.name].changes_vision and not choice.state:
+        if asked and DEFENCES[choice.defence].changes_vision and not (choice.from_state or choice.from_):
             raise ConfigError(
-                f"{choice.called} would learn {len(asked)} vision towers, one a finding; learn one with `medrobust "
-                f"fit`, '#{names[0]}' behind the task's name or file, and name it as `state`, with `transfer`"
+                f"{choice.name} would learn {len(asked)} vision towers, one a finding; learn one with `medrobust "
+                f"fit`, '#{names[0]}' behind the task's name or file, and name it as `from_state`, with `transfer`"
             )
         for place, part in enumerate(asked or [bench]):
             finding = names[place] if asked else None
-            path = out / "states" / f"{_file_name(called(choice.called, finding))}.safetensors"
-            state, settings = _state_of(part, choice, known[place], path, reporter, learn=learn)
-            defence = make(choice.name, settings)
-            classifier = apply_state(defence, bench.model, part.task, state, called=choice.called)
-            ready.append(Fitted(choice.called, defence, classifier, digest(state), finding, place))
+            path = files[called(choice.name, finding)]
+            state, settings = _state_of(part, choice, known[place], path, tell, learn=learn)
+            defence = make(choice.defence, settings)
+            classifier = apply_state(defence, bench.model, part.task, state, name=choice.name)
+            ready.append(Fitted(choice.name, defence, classifier, digest(state), finding, place))
     return ready
 
 
+def state_files(names: Sequence[str], out: Path) -> dict[str, Path]:
+    """The state file of each defence in a run folder. Raises ConfigError where two would share one."""
+    files = {name: out / "states" / f"{_file_name(name)}.safetensors" for name in names}
+    taken: dict[str, str] = {}
+    for name, path in files.items():
+        other = taken.setdefault(path.name.casefold(), name)  # one file on disks that do not tell cases apart
+        if other != name:
+            raise ConfigError(
+                f"the defences {other!r} and {name!r} would both keep their state in states/{path.name}; give one "
+                "another name"
+            )
+    return files
+
+
 def _state_of(
-    bench: Bench, choice: Choice, known: Known, path: Path, reporter: Tell, *, learn: bool
+    bench: Bench, choice: Choice, known: Known, path: Path, tell: Tell, *, learn: bool
 ) -> tuple[State, dict[str, Any]]:
     """What a defence learned, and its settings: loaded, shared with an earlier one, or fitted; `known` is added to."""
-    for wanted in (choice.state, choice.base):
+    for wanted in (choice.from_state, choice.base_state):
         if wanted and wanted not in known:
             known[wanted] = load_checked(Path(wanted), bench.model, bench.task, transfer=choice.transfer)
+    for name in (choice.from_, choice.base):
+        if name and name not in known:
+            before = ", ".join(one for one in known if one not in (choice.from_state, choice.base_state)) or "none"
+            raise ConfigError(
+                f"{choice.name} takes the state of {name!r}, which no earlier defence is called ({before})"
+            )
     settings = dict(choice.settings)
-    if choice.state:
-        state, header = known[choice.state]
-        settings = settings_of(header, choice.name, settings, path=Path(choice.state))
+    source, base = choice.from_state or choice.from_, choice.base_state or choice.base
+    if source:
+        state, header = known[source]
+        settings = settings_of(header, choice.defence, settings, path=Path(source))
     else:
-        below = below_of(bench.model, *known[choice.base]) if choice.base else {}
-        if not learn and _learns_from(choice) != "nothing" and not path.exists():
-            raise RunError(f"{path} is missing; the same run into another --out learns {choice.called} again")
-        state, header = _fit_or_resume(bench, choice, below, path, reporter)
-    known[choice.called] = state, header.model_copy(update={"settings": settings})
+        below = below_of(bench.model, *known[base]) if base else {}
+        state, header = _fit_or_resume(bench, choice, below, path, tell, learn=learn)
+    known[choice.name] = state, header.model_copy(update={"settings": settings})
     return state, settings
 
 
-def apply_state(defence: Defence, model: Clip, task: Task, state: State, *, called: str) -> Classifier:
+def apply_state(defence: Defence, model: Clip, task: Task, state: State, *, name: str) -> Classifier:
     """The classifier of a defence and its state; raises StateError where the state does not hold what it needs."""
     try:
         return defence.apply(model, task, state)
     except KeyError as error:
         raise StateError(
-            f"{called} must learn before it can answer (no {error.args[0]!r} in its state); fit it with `medrobust fit`"
+            f"{name} must learn before it can answer (no {error.args[0]!r} in its state); fit it with `medrobust fit`"
         ) from error
 
 
@@ -125,42 +148,43 @@ def fit_defence(
     *,
     below: State,
     seed: int,
-    reporter: Tell,
+    tell: Tell,
     workers: Workers = ALONE,
 ) -> tuple[State, Header]:
     """Learn what a defence has to learn, on top of the vision tower in `below`, and keep it in `target`.
 
     A long training is kept beside `target` from time to time, and goes on from there.
     """
-    defence = make(choice.name, choice.settings)
-    if below and DEFENCES[choice.name].changes_vision:
+    defence = make(choice.defence, choice.settings)
+    if below and DEFENCES[choice.defence].changes_vision:
         raise ConfigError(
-            f"{choice.name} changes the vision tower itself and cannot be learned on top of {choice.base}"
+            f"{choice.defence} changes the vision tower itself and cannot be learned on top of "
+            f"{choice.base_state or choice.base}"
         )
     header = header_of(
         model,
         data.task,
-        choice.name,
+        choice.defence,
         defence.settings,
         data=_origin(data.source, data.split),
         base=digest(below) if below else "",
         seed=seed,
     )
     if _learns_from(choice) != "nothing":
-        reporter.say(f"fit {choice.called}: at most {len(data)} images of {data.source} ({data.split})")
+        tell.say(f"fit {choice.name}: at most {len(data)} images of {data.source} ({data.split})")
 
     def progress(done: int, total: int) -> None:
-        reporter.progress(f"fit {choice.called}", done, total)
+        tell.progress(f"fit {choice.name}", done, total)
 
     checkpoint = Checkpoint(target.with_name(f"{target.stem}.checkpoint.safetensors"), header.model_dump(mode="json"))
     how: dict[str, Any] = {"progress": progress}
-    if DEFENCES[choice.name].in_sessions:
-        how = {"session": Session(progress, reporter.say, checkpoint, workers)}
+    if DEFENCES[choice.defence].in_sessions:
+        how = {"session": Session(progress, tell.say, checkpoint, workers)}
         if checkpoint.path.exists():
-            reporter.say(f"{checkpoint.path} is there: the training goes on from it")
+            tell.say(f"{checkpoint.path} is there: the training goes on from it")
     elif workers.count > 1:
-        raise ConfigError(f"{choice.name} is learned by one process; run the command without torchrun")
-    learned = defence.fit(merged(model, below), data, generator=stream(seed, f"fit {choice.name}"), **how)
+        raise ConfigError(f"{choice.defence} is learned by one process; run the command without torchrun")
+    learned = defence.fit(merged(model, below), data, generator=stream(seed, f"fit {choice.defence}"), **how)
     state = {**below, **learned}
     if state and workers.first:
         save_state(target, state, header)
@@ -168,7 +192,7 @@ def fit_defence(
     return state, header
 
 
-def fit_into(target: Path, experiment: Experiment, *, reporter: Tell, workers: Workers = ALONE) -> Header:
+def fit_into(target: Path, experiment: Experiment, *, tell: Tell, workers: Workers = ALONE) -> Header:
     """Learn the one defence of an experiment and keep its state in a file; the header comes back.
 
     Raises MedrobustError.
@@ -176,57 +200,71 @@ def fit_into(target: Path, experiment: Experiment, *, reporter: Tell, workers: W
     (choice,) = experiment.defences
     bench = prepare(experiment, split=experiment.fit_split)
     below: State = {}
-    if choice.base:
-        base = load_checked(Path(choice.base), bench.model, bench.task, transfer=choice.transfer)
+    if choice.base_state:
+        base = load_checked(Path(choice.base_state), bench.model, bench.task, transfer=choice.transfer)
         below = below_of(bench.model, *base)
     _, header = fit_defence(
-        bench.model, bench.data, choice, target, below=below, seed=experiment.seed, reporter=reporter, workers=workers
+        bench.model, bench.data, choice, target, below=below, seed=experiment.seed, tell=tell, workers=workers
     )
     return header
 
 
-def _fit_or_resume(bench: Bench, choice: Choice, below: State, path: Path, reporter: Tell) -> tuple[State, Header]:
+def _fit_or_resume(
+    bench: Bench, choice: Choice, below: State, path: Path, tell: Tell, *, learn: bool
+) -> tuple[State, Header]:
     experiment = bench.experiment
+    different = "is missing"
     if path.exists():
         state, header = load_checked(path, bench.model, bench.task)
         wanted = {
-            "defence": choice.name,
-            "settings": make(choice.name, choice.settings).settings.model_dump(mode="json"),
-            "data": _origin(experiment.fit_data or experiment.data, experiment.fit_split),
+            "defence": choice.defence,
+            "settings": make(choice.defence, choice.settings).settings.model_dump(mode="json"),
+            "data": _origin(*_fit_source(bench)),
             "base": digest(below) if below else "",
             "seed": experiment.seed,
         }
-        if header.model_dump(include=set(wanted)) == wanted:
+        found = header.model_dump(include=set(wanted))
+        if found == wanted:
             return state, header
+        different = f"was learned with another {next(key for key in wanted if found[key] != wanted[key])}"
+    if _learns_from(choice) != "nothing" and not learn:
+        raise RunError(f"{path} {different}; the same run into another --out learns {choice.name} again")
     data = bench.data if _learns_from(choice) == "nothing" else _fit_data(bench, choice)
-    return fit_defence(bench.model, data, choice, path, below=below, seed=experiment.seed, reporter=reporter)
+    return fit_defence(bench.model, data, choice, path, below=below, seed=experiment.seed, tell=tell)
 
 
 def _learns_from(choice: Choice) -> str:
-    return "nothing" if choice.settings.get("mode") == "zero-shot" else DEFENCES[choice.name].learns_from
+    return "nothing" if choice.settings.get("mode") == "zero-shot" else DEFENCES[choice.defence].learns_from
 
 
 def _origin(source: str, split: str) -> str:
     return f"{source} ({split})"
 
 
+def _fit_source(bench: Bench) -> tuple[str, str]:
+    """Source and split that defences learn from."""
+    if bench.fit_data is not None:
+        return bench.fit_data.source, bench.fit_data.split
+    return bench.experiment.fit_data or bench.experiment.data, bench.experiment.fit_split
+
+
 def _fit_data(bench: Bench, choice: Choice) -> Dataset:
-    experiment = bench.experiment
-    data = open_dataset(
-        experiment.fit_data or experiment.data,
+    source, split = _fit_source(bench)
+    data = bench.fit_data or open_dataset(
+        source,
         bench.task,
         preprocess=bench.model.preprocess,
-        split=experiment.fit_split,
-        skip_broken=experiment.skip_broken,
+        split=split,
+        skip_broken=bench.experiment.skip_broken,
     )
     overlap = sorted(set(data.ids) & set(bench.data.ids)) if data.source == bench.data.source else []
     if overlap:
         raise RunError(
-            f"{choice.called} would learn from {len(overlap)} images that are certified too ({overlap[0]}); give the "
+            f"{choice.name} would learn from {len(overlap)} images that are certified too ({overlap[0]}); give the "
             "data a training split, name one with --fit-split, or name other images with --fit-data"
         )
     return data
 
 
-def _file_name(label: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in label)
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)

@@ -13,7 +13,7 @@ from medrobust.defences.state import check_header, load_state, settings_of
 from medrobust.errors import ConfigError
 from medrobust.jobs.experiment import Choice
 from medrobust.jobs.fitting import apply_state, tuned_on
-from medrobust.machine import available_threads, checked_device
+from medrobust.machine import checked_device
 from medrobust.models import load
 from medrobust.smoothing.certify import Certificate, Smoothing, certify
 from medrobust.smoothing.encoding import lean_sampler
@@ -37,24 +37,23 @@ def answer_images(
     Certificates of findings share the noise, and alpha. Raises MedrobustError.
     """
     smoothing = None if sigma is None else Smoothing(sigma, alpha, estimation=n, stopping="fixed")
-    make(choice.name, choice.settings)
-    torch.set_num_threads(available_threads())
-    state, settings, path = dict[str, torch.Tensor](), dict(choice.settings), Path(choice.state or "")
-    if choice.state:
+    make(choice.defence, choice.settings)
+    state, settings, path = dict[str, torch.Tensor](), dict(choice.settings), Path(choice.from_state or "")
+    if choice.from_state:
         state, header = load_state(path)
-        settings, task = settings_of(header, choice.name, settings, path=path), task or header.task
-    defence = make(choice.name, settings)
+        settings, task = settings_of(header, choice.defence, settings, path=path), task or header.task
+    defence = make(choice.defence, settings)
     if task is None:
         raise ConfigError("which classes? pass --task NAME or --task FILE.yaml (see `medrobust tasks`)")
     known, loaded = load_task(task), load(model, device=checked_device(device))
-    if choice.state:
+    if choice.from_state:
         check_header(header, loaded, known, path=path, transfer=choice.transfer)
     asked = known.findings or (known,)
     if smoothing is not None:  # all answers about an image hold together with probability 1 - alpha
         smoothing = replace(smoothing, alpha=alpha / len(asked))
-    fixed = [apply_state(defence, loaded, one, state, called=choice.called) for one in asked]
+    fixed = [apply_state(defence, loaded, one, state, name=choice.name) for one in asked]
     if defence.tune is not None and smoothing is None:
-        raise ConfigError(f"{choice.called} tunes on each image under noise: pass --sigma")
+        raise ConfigError(f"{choice.name} tunes on each image under noise: pass --sigma")
     items, sampler = [], lean_sampler()
     for image_path in paths:
         image = open_image(image_path, loaded.preprocess).to(loaded.device)
@@ -72,7 +71,7 @@ def answer_images(
         "model": loaded.name,
         "model_sha256": loaded.sha256,
         "task": known.name,
-        "defence": choice.called,
+        "defence": choice.name,
         "images": items,
         "notice": "not a medical device",
     }

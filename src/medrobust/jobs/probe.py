@@ -16,43 +16,45 @@ from medrobust.data import Dataset
 from medrobust.defences import DEFENCES
 from medrobust.errors import ConfigError, nearest
 from medrobust.files import replace_text
-from medrobust.jobs.attack import AttackSettings, attack
-from medrobust.jobs.attack.settings import check
-from medrobust.jobs.bench import check_settings, prepare
+from medrobust.jobs.attack import ATTACK
+from medrobust.jobs.attack.settings import attack_of, check_attack
+from medrobust.jobs.bench import prepare
+from medrobust.jobs.executors import here
 from medrobust.jobs.experiment import Choice, Experiment
+from medrobust.jobs.job import Execute, Given, carry_out
+from medrobust.jobs.parts import AttackSettings
 from medrobust.models.clip import Clip
 from medrobust.results.attacked import attack_title
 from medrobust.results.report.markdown import percent, plain, table_line
 from medrobust.results.report.probed import noise_markdown, write_probe_page
 from medrobust.results.upstream import noise_curves, upstream_noise
 from medrobust.settings import spread
-from medrobust.tell import Tell
+from medrobust.tell import SILENT, Tell
 from medrobust.types import Features
 
 RECIPES = ("linear-probe", "full-fine-tune", "nmtune", "ran")
 
 
 def probe(
-    models: Sequence[str], experiment: Experiment, settings: AttackSettings, out: Path, *, reporter: Tell
+    models: Sequence[str], experiment: Experiment, out: Path, *, tell: Tell = SILENT, execute: Execute = here
 ) -> dict[str, Any]:
     """Learn the experiment's heads on every model, attack them, and write probe.json, probe.md and probe.html.
 
     Every model has a run folder in `out`, as `medrobust attack` makes one; an interrupted comparison goes on where it
     stopped. Raises MedrobustError, with everything already written intact.
     """
-    check_settings(experiment)
-    check(settings, experiment)
-    told = ", ".join(choice.called for choice in experiment.defences)
+    check_attack(experiment)
+    settings = attack_of(experiment)
+    told = ", ".join(choice.name for choice in experiment.defences)
     names = names_of(models)
-    reporter.say(
-        f"probe {', '.join(names)} on {experiment.data}: {told}, attacked by {settings.name} in {settings.told}"
-    )
+    tell.say(f"probe {', '.join(names)} on {experiment.data}: {told}, attacked by {settings.name} in {settings.told}")
     noise = {name: upstream_noise(model) for name, model in zip(names, models, strict=True)}
     found: dict[str, Any] = {}
     for name, model in zip(names, models, strict=True):
         own = experiment.model_copy(update={"model": model})
         bench = prepare(own)
-        summary = attack(own, settings, out / name, reporter=reporter, bench=bench)
+        given = Given(bench.model, bench.data)
+        summary = carry_out(ATTACK, own, out / name, execute=execute, tell=tell, given=given)
         found[name] = {
             "model": model,
             "sha256": bench.model.sha256,
@@ -85,7 +87,7 @@ def recipes_of(names: Sequence[str], settings: Mapping[str, Any]) -> list[Choice
         if name not in heads:
             raise ConfigError(f"no recipe {name!r}{nearest(name, heads)}; there are {', '.join(heads)}")
     chosen = spread({name: DEFENCES[name].settings.model_fields for name in names}, settings)
-    return [Choice(name=name, settings=values) for name, values in chosen.items()]
+    return [Choice(defence=name, settings=values) for name, values in chosen.items()]
 
 
 def names_of(models: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from medrobust.results.attacked import AttackedRow, read_attacked, summarise_att
 from medrobust.results.records import Row, read_rows
 from medrobust.results.report.html import write_report
 from medrobust.results.tables import SCHEMA_VERSION, Summary, summarise, write_summary
+from medrobust.smoothing.bounds import RADII
 
 
 def publish(
@@ -110,4 +111,5 @@ def republish(folder: Path) -> dict[str, Any]:
         examples = json.loads(shown.read_text(encoding="utf-8")) if shown.exists() else []
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RunError(f"{folder} is no run folder: {error}") from error
-    return publish(folder, experiment["radii"], environment, examples=examples)
+    certify = experiment.get("certify") or experiment  # of version 1, which certifies and has no parts
+    return publish(folder, certify.get("radii", RADII), environment, examples=examples)

@@ -12,7 +12,7 @@ from medrobust.attacks.losses import wrong
 from medrobust.attacks.search import answer
 from medrobust.defences.adversarial import Rows
 from medrobust.defences.state import Header, load_state, save_state
-from medrobust.errors import StateError
+from medrobust.errors import RunError, StateError
 from medrobust.learning.checkpoint import Checkpoint
 from medrobust.learning.loop import Session
 from medrobust.models.clip import Clip
@@ -43,11 +43,12 @@ class Learned:
 
 def learn_or_load(
     model: Clip, blank: Learned, taught: Asked, vocabulary: Vocabulary, path: Path, *, data: str, seed: int,
-    tell: Tell,
+    tell: Tell, learn: bool = True,
 ) -> Learned:  # fmt: skip
     """The recipe with its state: that of the file if it is there, else one learned now and kept there.
 
-    Raises StateError where the file is of another model, recipe, vocabulary or training, or cut off.
+    Raises StateError where the file is of another model, recipe, vocabulary or training, or cut off, and RunError
+    where there is none and nothing may be learned.
     """
     header = Header(
         model=model.name, model_sha256=model.sha256, task="questions", classes=vocabulary.answers, defence=blank.recipe,
@@ -57,6 +58,8 @@ def learn_or_load(
     if path.exists():
         shapes = start(model, taught, len(vocabulary.answers), blank.settings, generator)
         return replace(blank, state=load_answers(path, header, shapes))
+    if not learn:
+        raise RunError(f"{path} is missing; the same questions into another --out learn {blank.name} again")
     tell.say(f"fit {blank.name}: {len(taught.truths)} questions, {blank.settings.epochs} epochs")
     kept = Checkpoint(path.with_name(f"{path.stem}.checkpoint.safetensors"), header.model_dump(mode="json"))
     session = Session(lambda done, total: tell.progress(f"fit {blank.name}", done, total), tell.say, kept)

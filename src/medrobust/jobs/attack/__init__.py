@@ -1,72 +1,51 @@
-"""Every image of an experiment attacked under every defence: rows in attacked.jsonl, resumable, told in the report."""
+"""Attack: every image of an experiment under every defence; rows in attacked.jsonl, resumable, told in the report."""
 
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from medrobust.attacks import AttackError, masking
 from medrobust.attacks.attack import in_batches
 from medrobust.attacks.losses import wrong
 from medrobust.attacks.search import answer
-from medrobust.jobs.attack.settings import AttackSettings as AttackSettings
-from medrobust.jobs.attack.settings import attacks_of, check, claim_settings, keep_settings, passes
-from medrobust.jobs.attack.work import Siege, attack_all, planned, read
-from medrobust.jobs.bench import Bench, check_settings, claim, keep_environment, keep_experiment, prepare
+from medrobust.jobs.attack.notes import AttackNotes
+from medrobust.jobs.attack.settings import attack_of, attacks_of, check_attack, passes, sigma_of
+from medrobust.jobs.attack.work import Attacking, black_box, read, units_of, work_on
+from medrobust.jobs.bench import environment_of, prepare
 from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.fitting import fit_all
-from medrobust.results import Journal
-from medrobust.results.attacked import ATTACKED
+from medrobust.jobs.folder import RunFolder
+from medrobust.jobs.job import Kind, Notes, Opening
+from medrobust.results.attacked import ATTACKED, AttackedRow, read_attacked
 from medrobust.results.folder import republish
 from medrobust.tell import Tell
 
 
-def attack(
-    experiment: Experiment,
-    settings: AttackSettings,
-    out: Path,
-    *,
-    reporter: Tell | None = None,
-    bench: Bench | None = None,
-) -> dict[str, Any]:
-    """Attack every image of an experiment under every defence; an interrupted attack goes on where it stopped.
+def open_attack(opening: Opening[Experiment]) -> Attacking:
+    """Load and learn what is attacked, and look at the clean answers.
 
-    With several eps, an image broken at one counts as broken at all larger ones, and is not attacked there.
-    The classifier attacked is the one deployed without noise. Where a prompt is tuned on the input, it is attacked
-    frozen, as it was tuned on the clean image. `bench`: the experiment's, where it is prepared. The summary
-    comes back. Raises MedrobustError, with everything already written intact.
+    With several eps, an image broken at one counts as broken at all larger ones, and is not attacked there. The
+    classifier attacked is the one deployed without noise. Where a prompt is tuned on the input, it is attacked frozen,
+    as it was tuned on the clean image. Raises MedrobustError.
     """
-    tell = reporter or Tell()
-    check_settings(experiment)
-    check(settings, experiment)
-    claim(out, experiment, attack=True)
-    claim_settings(out, settings)
-    bench = bench or prepare(experiment)
-    siege = Siege(bench, (), settings, attacks_of(settings, len(bench.task.classes)), tell)
-    for line in announcement(siege):
-        tell.say(line)
-    siege = siege._replace(fitted=fit_all(bench, out, tell))
-    seconds = look(siege)
-    keep_environment(out, bench, {f.label: f.sha256 for f in siege.fitted})
-    plan = planned(siege, bench.data.ids)
-    with Journal.open(out / "attacked.jsonl", plan, ATTACKED) as journal:
-        keep_settings(out, settings)
-        if not (out / "certified.jsonl").exists():
-            keep_experiment(out, experiment)
-        tell.say(f"{len(journal.remaining)} of {len(plan)} to do; {_duration(seconds * len(journal.remaining))}")
-        attack_all(siege, out, journal)
-    summary = republish(out)
-    for defence, sentences in summary["attack"]["flags"].items():
-        for sentence in sentences:
-            tell.say(f"{defence}: {sentence}")
-    return summary
+    experiment, tell = opening.settings, opening.tell
+    settings = attack_of(experiment)
+    bench = prepare(experiment, given=opening.given)
+    attacks = attacks_of(settings, len(bench.task.classes))
+    opened = Attacking(bench, (), settings, attacks, sigma_of(experiment), tell=tell)
+    if opening.learn:
+        for line in announcement(opened):
+            tell.say(line)
+    opened = opened._replace(fitted=fit_all(bench, opening.folder.path, tell, learn=opening.learn))
+    return opened._replace(seconds=look(opened)) if opening.learn else opened
 
 
-def announcement(siege: Siege) -> list[str]:
-    """What will be done, and what it costs in passes of the encoder."""
-    bench, settings = siege.bench, siege.settings
+def announcement(opened: Attacking) -> list[str]:
+    """Announces the attack, and what it costs in passes of the encoder."""
+    bench, settings = opened.bench, opened.settings
     classes = len(bench.task.classes)
-    each = passes(siege.attacks, classes) * len(settings.eps)
-    names = ", ".join(choice.called for choice in bench.experiment.defences)
+    each = passes(opened.attacks, classes) * len(settings.eps)
+    names = ", ".join(choice.name for choice in bench.experiment.defences)
     total = each * len(bench.data) * len(bench.experiment.defences)
     lines = [
         f"attack {len(bench.data)} images of {bench.data.source} ({bench.data.split}) with {bench.model.name} under "
@@ -78,33 +57,89 @@ def announcement(siege: Siege) -> list[str]:
     return lines
 
 
-def look(siege: Siege) -> float:
+def look(opened: Attacking) -> float:
     """See that every classifier answers steadily and some images rightly; the most seconds a row may take come back.
 
     Raises AttackError where the answers change by themselves, or where no image is answered rightly.
     """
-    bench, began = siege.bench, time.perf_counter()
-    right = dict.fromkeys((f.label for f in siege.fitted), 0)
+    bench, began = opened.bench, time.perf_counter()
+    right = dict.fromkeys((f.name for f in opened.fitted), 0)
 
     def ask(part: slice) -> None:
         _, images, labels = read(bench, range(part.start, part.stop))
-        for f in siege.fitted:
+        for f in opened.fitted:
             unsteady = masking.randomness(f.classifier, images[:4]) if part.start == 0 else None
             if unsteady:
-                raise AttackError(f"{f.label}: {unsteady}")
-            right[f.label] += int((~wrong(answer(f.classifier, images), labels)).sum())
+                raise AttackError(f"{f.name}: {unsteady}")
+            right[f.name] += int((~wrong(answer(f.classifier, images), labels)).sum())
 
-    in_batches(len(bench.data), siege.settings.batch, ask)
-    total, tuned = len(bench.data), any(f.defence.tune is not None for f in siege.fitted)
+    in_batches(len(bench.data), opened.settings.batch, ask)
+    total, tuned = len(bench.data), any(f.defence.tune is not None for f in opened.fitted)
     if not any(right.values()) and not tuned:
         raise AttackError(
             f"clean accuracy is 0: none of {total} images is answered rightly by {', '.join(right)}, so there is "
             "nothing to attack; check that the labels, the task and the model belong together"
         )
-    told = [f"{label} {hits}" + (" (nothing to attack)" if not hits else "") for label, hits in right.items()]
-    siege.tell.say(f"of {total} images, answered rightly without an attack: {', '.join(told)}")
-    each = (time.perf_counter() - began) / (total * len(siege.fitted))
-    return each * passes(siege.attacks, len(bench.task.classes))
+    told = [f"{name} {hits}" + (" (nothing to attack)" if not hits else "") for name, hits in right.items()]
+    opened.tell.say(f"of {total} images, answered rightly without an attack: {', '.join(told)}")
+    each = (time.perf_counter() - began) / (total * len(opened.fitted))
+    return each * passes(opened.attacks, len(bench.task.classes))
+
+
+def cost(opened: Attacking, left: float) -> Sequence[str]:
+    """The rows still to come, and how long they take at most."""
+    total = sum(len(unit.keys) for unit in units_of(opened))
+    todo = round(left * total)
+    return [f"{todo} of {total} to do; {_duration(opened.seconds * todo)}"]
+
+
+def keep_notes(folder: RunFolder, notes: Notes) -> None:
+    """Add the notes of a unit to attacked.json, before its rows are written."""
+    there = AttackNotes.open(folder.path)
+    there.add(AttackNotes(**notes))
+    there.keep(folder.path)
+
+
+def publish_attacked(folder: RunFolder, opened: Attacking, tell: Tell) -> dict[str, Any]:
+    """Flags over all rows, then summary and report; the flags are said."""
+    notes, rows = AttackNotes.open(folder.path), read_attacked(folder.path / "attacked.jsonl")
+    largest = opened.settings.balls[-1].eps  # what was broken in a smaller ball is broken there too
+    for f in opened.fitted:
+        found = [row for row in rows if row.defence == f.name and row.eps == largest]
+        notes.black_box[f.name] = black_box(opened.attacks, found)
+    notes.keep(folder.path)
+    summary = republish(folder.path)
+    for defence, sentences in summary["attack"]["flags"].items():
+        for sentence in sentences:
+            tell.say(f"{defence}: {sentence}")
+    return summary
+
+
+def _environment(opened: Attacking) -> dict[str, Any]:
+    return environment_of(opened.bench, {f.name: f.sha256 for f in opened.fitted})
+
+
+def _told(experiment: Experiment) -> str:
+    settings = attack_of(experiment)
+    return f"attacked by {settings.name} in {settings.told}"
+
+
+ATTACK: Kind[Experiment, Attacking, AttackedRow, dict[str, Any]] = Kind(
+    name="attack",
+    settings=Experiment,
+    settings_file="experiment.yaml",
+    rows_file="attacked.jsonl",
+    form=ATTACKED,
+    told=_told,
+    check=check_attack,
+    open=open_attack,
+    units=units_of,
+    cost=cost,
+    work=work_on,
+    keep=keep_notes,
+    environment=_environment,
+    publish=publish_attacked,
+)
 
 
 def _duration(seconds: float) -> str:

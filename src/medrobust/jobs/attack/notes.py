@@ -18,7 +18,7 @@ SHOWN = 3  # pictures a defence
 
 
 @dataclass(frozen=True)
-class Notes:
+class AttackNotes:
     """By defence: the title of the set, its flags, and pictures of the first images that an attack broke."""
 
     titles: dict[str, str]
@@ -27,12 +27,28 @@ class Notes:
     black_box: dict[str, str | None]  # a flag over all rows, so it may change when more images are attacked
 
     @classmethod
-    def open(cls, out: Path) -> "Notes":
+    def empty(cls) -> "AttackNotes":
+        """Nothing said yet."""
+        return cls({}, {}, {}, {})
+
+    @classmethod
+    def open(cls, out: Path) -> "AttackNotes":
         """Those of a run that goes on, or empty ones. Raises RunError where the file cannot be read."""
         found = read_notes(out) if (out / "attacked.jsonl").exists() else None
         if found is None:
-            return cls({}, {}, {}, {})
+            return cls.empty()
         return cls(found["titles"], found["flags"], found["pictures"], found["black_box"])
+
+    def add(self, more: "AttackNotes") -> None:
+        """Add those of a unit that comes later in the plan; what is there already stands."""
+        for defence, title in more.titles.items():
+            self.titles.setdefault(defence, title)
+        for defence, sentences in more.flags.items():
+            self.flag(defence, *sentences)
+        for defence, shown in more.pictures.items():
+            there = self.pictures.setdefault(defence, [])
+            known = {one["id"] for one in there}
+            there += [one for one in shown if one["id"] not in known][: SHOWN - len(there)]
 
     def flag(self, defence: str, *sentences: str) -> None:
         """Add what was not said yet."""

@@ -1,76 +1,47 @@
-"""How an experiment is attacked: the attacks, the ball, and what decides the last bits; kept as attack.yaml."""
+"""Choose the attacks that an experiment names, and see that they can be meant."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
-from medrobust.attacks import ATTACKS, Attack, AttackError, Ball, make
+from medrobust.attacks import ATTACKS, Attack, AttackError, make
 from medrobust.attacks.apgd import Apgd
 from medrobust.attacks.fab import Fab
 from medrobust.attacks.pgd import Pgd
 from medrobust.attacks.square import Square
 from medrobust.attacks.suite import standard_set
 from medrobust.defences import make as make_defence
-from medrobust.errors import RunError
-from medrobust.files import replace_text
+from medrobust.jobs.bench import check_settings
 from medrobust.jobs.experiment import Experiment
+from medrobust.jobs.parts import AttackSettings
 from medrobust.words import eps_text
 
 WHOLE = "autoattack"
 _GRADIENT = 3  # a forward and a backward pass, in forward passes
 
 
-class AttackSettings(BaseModel):
-    """Attacks by name, one after the other at the images still right; eps, one or several, in pixels of [0, 1].
-
-    `sigma` is the noise with which prompts that are tuned on the input are tuned, on the clean image, before they are
-    frozen and attacked. `batch` images are attacked at once; it decides the last bits of an attack.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    attacks: tuple[str, ...] = Field((WHOLE,), min_length=1)
-    norm: str = "linf"
-    eps: tuple[float, ...] = Field((8 / 255,), min_length=1)  # ascending; a lone number is a tuple of one
-    sigma: float | None = Field(None, gt=0)
-    batch: int = Field(64, ge=1)
-
-    @field_validator("eps", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return value if isinstance(value, list | tuple) else (value,)
-
-    @field_validator("eps")
-    @classmethod
-    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(sorted(value))
-
-    @property
-    def balls(self) -> tuple[Ball, ...]:
-        """The smallest first. Raises AttackError for an eps or a norm that cannot be meant."""
-        return tuple(Ball.parse(self.norm, eps) for eps in self.eps)
-
-    @property
-    def told(self) -> str:
-        """The balls in a sentence: `linf 1/255, 4/255`."""
-        return f"{self.balls[0].norm} {', '.join(eps_text(ball.eps) for ball in self.balls)}"
-
-    @property
-    def name(self) -> str:
-        """What tables call the set."""
-        return "+".join(self.attacks)
-
-
 def tuned_in(experiment: Experiment) -> list[str]:
     """The defences that tune on the input."""
-    return [one.called for one in experiment.defences if make_defence(one.name, one.settings).tune is not None]
+    return [one.name for one in experiment.defences if make_defence(one.defence, one.settings).tune is not None]
 
 
-def check(settings: AttackSettings, experiment: Experiment) -> None:
-    """What can be told before anything is loaded. Raises AttackError."""
+def attack_of(experiment: Experiment) -> AttackSettings:
+    """How an experiment is attacked. Raises AttackError where it is not."""
+    if experiment.attack is None:
+        raise AttackError("the experiment has no part `attack`")
+    return experiment.attack
+
+
+def sigma_of(experiment: Experiment) -> float | None:
+    """The noise under which prompts are tuned before the attack: its own, or that of the first certificates."""
+    settings = attack_of(experiment)
+    if settings.sigma is None and experiment.certify is not None and tuned_in(experiment):
+        return experiment.certify.sigmas[0]
+    return settings.sigma
+
+
+def check_attack(experiment: Experiment) -> None:
+    """See what can be told before anything is loaded. Raises AttackError, or another MedrobustError."""
+    check_settings(experiment)
+    settings = attack_of(experiment)
     tuned, written = tuned_in(experiment), [eps_text(ball.eps) for ball in settings.balls]
     twice = next((text for text in written if written.count(text) > 1), None)
     if twice:
@@ -79,15 +50,15 @@ def check(settings: AttackSettings, experiment: Experiment) -> None:
         make(name)
     if len(set(settings.attacks)) < len(settings.attacks):
         raise AttackError(f"an attack is named twice in {settings.name}; name each once")
-    if tuned and settings.sigma is None:
+    if tuned and sigma_of(experiment) is None:
         raise AttackError(
-            f"{', '.join(tuned)} tunes on each image under noise; give its --sigma, and what is tuned is "
-            "attacked as it was tuned on the clean image, or leave it out"
+            f"{', '.join(tuned)} tunes its prompt or tower on every image under noise. Pass --sigma (the noise level "
+            "of that tuning): it is tuned on the clean image and then attacked unchanged. Or leave this defence out"
         )
     if settings.sigma is not None and not tuned:
         raise AttackError(
             f"--sigma {settings.sigma:g} is for defences that tune on the input, and none of these does; leave it out "
-            f"({', '.join(choice.called for choice in experiment.defences)} are attacked as deployed without noise)"
+            f"({', '.join(choice.name for choice in experiment.defences)} are attacked as deployed without noise)"
         )
 
 
@@ -120,26 +91,3 @@ def passes(attacks: Mapping[str, Attack] | None, classes: int) -> int:
             case Square(queries=queries, restarts=restarts):
                 total += queries * restarts
     return total
-
-
-def claim_settings(out: Path, settings: AttackSettings) -> None:
-    """See that the attacked images in a folder, if any, were attacked in the same way. Raises RunError."""
-    path = out / "attack.yaml"
-    if not (path.exists() and (out / "attacked.jsonl").exists()):
-        return
-    try:
-        before = AttackSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise RunError(f"{path} cannot be read ({' '.join(str(error).split())}); use another --out") from error
-    if before.told != settings.told:
-        raise RunError(f"{out} holds an attack in {before.told}, asked for {settings.told}; use another --out")
-    for key, was in before.model_dump().items():
-        if key not in ("norm", "eps") and getattr(settings, key) != was:
-            raise RunError(
-                f"{out} holds an attack with {key} = {was}, asked for {getattr(settings, key)}; use another --out"
-            )
-
-
-def keep_settings(out: Path, settings: AttackSettings) -> None:
-    """Write attack.yaml."""
-    replace_text(out / "attack.yaml", yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))

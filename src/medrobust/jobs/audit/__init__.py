@@ -2,38 +2,43 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medrobust.files import replace_text
 from medrobust.jobs.audit.checks import Block, attacks, borders, records, redraws
-from medrobust.jobs.audit.depth import Depth as Depth
-from medrobust.jobs.certify import Reopened, reopen
+from medrobust.jobs.certify import Certifying, reopen_certified
+from medrobust.jobs.parts import AuditSettings
 from medrobust.results import Row, read_rows
 from medrobust.results.folder import republish
 from medrobust.smoothing.encoding import seconds_a_copy
-from medrobust.tell import Tell
+from medrobust.tell import SILENT, Tell
 
 SCHEMA_VERSION = 1
 
 Audit = dict[str, Any]  # as in audit.json
 
 
-def audit(folder: Path, depth: Depth | None = None, *, reporter: Tell | None = None) -> Audit:
+def audit(folder: Path, depth: AuditSettings | None = None, *, tell: Tell = SILENT) -> Audit:
     """Check a run's certificates, keep what was found in audit.json, and tell it in the run's report.
 
     What is finished stays when it is interrupted; `complete` says whether all was done. Raises MedrobustError.
     """
-    depth, tell = depth or Depth(), reporter or Tell()
+    depth = depth or AuditSettings()
     rows = read_rows(folder / "certified.jsonl")
     expected = forecast(rows, depth)
     tell.say(expected.told)
-    found: Audit = {"schema_version": SCHEMA_VERSION, "complete": False, "rows": len(rows), "settings": asdict(depth)}
+    found: Audit = {
+        "schema_version": SCHEMA_VERSION,
+        "complete": False,
+        "rows": len(rows),
+        "settings": depth.model_dump(),
+    }
     found["scopes"] = {row.called: row.scope for row in rows}
     _keep_each(folder, found, "records", records(rows, tell))
     if not depth.records_only:
-        opened = reopen(folder, tell)
+        opened = reopen_certified(folder, tell)
         tell.say(f"about {_minutes(expected.passes, opened)} here")
         _keep_each(folder, found, "attacks", attacks(rows, opened, depth, tell))
         _keep_each(folder, found, "redraws", redraws(rows, opened, depth, tell))
@@ -52,7 +57,7 @@ class Forecast:
     told: str
 
 
-def forecast(rows: Sequence[Row], depth: Depth) -> Forecast:
+def forecast(rows: Sequence[Row], depth: AuditSettings) -> Forecast:
     """From the records alone; an encoder each."""
     said = f"recompute {len(rows)} radii"
     if depth.records_only or not rows:
@@ -72,7 +77,7 @@ def forecast(rows: Sequence[Row], depth: Depth) -> Forecast:
     return Forecast(int(passes), told)
 
 
-def _minutes(passes: int, opened: Reopened) -> str:
+def _minutes(passes: int, opened: Certifying) -> str:
     image = opened.bench.data.read(0).to(opened.bench.model.device)
     level = opened.bench.levels[0]
     first = [opened.fitted[0].classifier]

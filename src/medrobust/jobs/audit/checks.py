@@ -7,9 +7,9 @@ from typing import Any
 from medrobust.attacks.smoothadv import smooth_adv
 from medrobust.data.pictures import pictures
 from medrobust.jobs.audit import sample
-from medrobust.jobs.audit.depth import Depth
-from medrobust.jobs.certify import Reopened
+from medrobust.jobs.certify import Certifying
 from medrobust.jobs.fitting import Fitted, tuned_on
+from medrobust.jobs.parts import AuditSettings
 from medrobust.results import Row
 from medrobust.seeds import stream
 from medrobust.smoothing import bounds
@@ -35,26 +35,26 @@ def records(rows: Sequence[Row], tell: Tell) -> Iterator[Block]:
     yield {"tested": len(rows), "findings": found}
 
 
-def attacks(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> Iterator[Block]:
+def attacks(rows: Sequence[Row], opened: Certifying, depth: AuditSettings, tell: Tell) -> Iterator[Block]:
     """SmoothAdv inside certified radii; where prompts are tuned on the input, the tuned again answer as well."""
     chosen = sample.certified(rows, depth.attacks, depth.seed)
     total, done = sum(map(len, chosen.values())), 0
     block: Block = {"tested": 0, "findings": [], "defences": {}}
     for fitted in opened.fitted:
         attempts: list[Attempt] = []
-        for row in chosen.get(fitted.label, []):
+        for row in chosen.get(fitted.name, []):
             image = _image(opened, row)
             attempts.append(_attack(row, image, fitted, opened, depth, LEVEL / total))
             if attempts[-1].broken:
                 block["findings"].append(_broken(row, image, attempts[-1]))
-            block["defences"][fitted.label] = _told_of_attacks(attempts, fitted)
+            block["defences"][fitted.name] = _told_of_attacks(attempts, fitted)
             block["tested"] = done = done + 1
             tell.progress("attack", done, total)
             yield block
     yield block
 
 
-def _attack(row: Row, image: Image, fitted: Fitted, opened: Reopened, depth: Depth, level: float) -> Attempt:
+def _attack(row: Row, image: Image, fitted: Fitted, opened: Certifying, depth: AuditSettings, level: float) -> Attempt:
     retune: Callable[[Image], Classifier] | None = None
     if fitted.defence.tune is not None:
         retune = partial(_frozen, row, fitted)
@@ -65,7 +65,7 @@ def _attack(row: Row, image: Image, fitted: Fitted, opened: Reopened, depth: Dep
         partial(smooth_adv, steps=depth.steps, draws=depth.draws, restarts=depth.restarts, batch=min(64, depth.draws)),
         draws=Draws(row.sigma, depth.judge, "audit", depth.seed, row.id),
         level=level,
-        generator=stream(depth.seed, f"audit attack {fitted.label}", row.id, row.sigma),
+        generator=stream(depth.seed, f"audit attack {fitted.name}", row.id, row.sigma),
         sampler=opened.sampler,
         retune=retune,
     )
@@ -93,9 +93,9 @@ def _broken(row: Row, image: Image, attempt: Attempt) -> Block:
     return {**_finding(row, sentence), "pictures": pictures(image, attempt.attacked)}
 
 
-def redraws(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> Iterator[Block]:
+def redraws(rows: Sequence[Row], opened: Certifying, depth: AuditSettings, tell: Tell) -> Iterator[Block]:
     """Certificates made again: with their own seed the same, with others seldom contradicted by a large count."""
-    tallies = {f.label: {"replayed": 0, "differ": 0, "redrawn": 0, "contradicted": 0} for f in opened.fitted}
+    tallies = {f.name: {"replayed": 0, "differ": 0, "redrawn": 0, "contradicted": 0} for f in opened.fitted}
     differ: list[Block] = []
     chosen = sample.levels(rows, depth.redraws, depth.seed)
     yield {"tested": 0, "findings": [], "defences": tallies}
@@ -110,7 +110,9 @@ def redraws(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> 
         yield {"tested": done, "findings": differ + _too_many(tallies, alpha), "defences": tallies}
 
 
-def _again(there: dict[str, Row], opened: Reopened, depth: Depth) -> Iterator[tuple[Row, list[str], list[bool]]]:
+def _again(
+    there: dict[str, Row], opened: Certifying, depth: AuditSettings
+) -> Iterator[tuple[Row, list[str], list[bool]]]:
     """For each row of an image: what its own seed gives differently, and which radii a large count contradicts."""
     one = next(iter(there.values()))
     image, rule = _image(opened, one), _rule(opened, one)
@@ -122,8 +124,8 @@ def _again(there: dict[str, Row], opened: Reopened, depth: Depth) -> Iterator[tu
     large = Draws(rule.sigma, depth.reference, "audit reference", depth.seed, one.id)
     counts = count_votes(classifiers, image, large, opened.sampler)
     for fitted, mine, new, votes in zip(opened.fitted, own, others, counts, strict=True):
-        if fitted.label in there:
-            row = there[fitted.label]
+        if fitted.name in there:
+            row = there[fitted.name]
             claims: list[Claim] = [row, *new]
             wrong = [audit.contradicted(claim, votes, large.trials) for claim in claims]
             yield row, audit.differing(mine, row), wrong
@@ -143,9 +145,9 @@ def _too_many(tallies: dict[str, dict[str, int]], alpha: float) -> list[Block]:
     ]
 
 
-def borders(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> Iterator[Block]:
+def borders(rows: Sequence[Row], opened: Certifying, depth: AuditSettings, tell: Tell) -> Iterator[Block]:
     """The stated error probability, at images between two classes."""
-    ready = {fitted.label: fitted for fitted in opened.fitted}
+    ready = {fitted.name: fitted for fitted in opened.fitted}
     block: Block = {"tested": 0, "findings": [], "defences": {}}
     yield block
     for number, (one, two) in enumerate(sample.opposed(rows, depth.seed)):
@@ -204,11 +206,11 @@ def _frozen(row: Row, fitted: Fitted, image: Image) -> Classifier:
     return tuned_on(fitted.defence, fitted.classifier, image, sigma=row.sigma, seed=row.seed, item=row.id)
 
 
-def _rule(opened: Reopened, row: Row) -> Smoothing:
+def _rule(opened: Certifying, row: Row) -> Smoothing:
     return next(rule for rule in opened.bench.levels if rule.sigma == row.sigma)
 
 
-def _image(opened: Reopened, row: Row) -> Image:
+def _image(opened: Certifying, row: Row) -> Image:
     data = opened.bench.data
     return data.read(data.ids.index(row.id)).to(opened.bench.model.device)
 

@@ -1,0 +1,196 @@
+"""One kind of work: a plan of keyed units; a unit gives rows; rows go into a journal in the plan's order.
+
+Whoever adds a kind writes its settings, its units, its work on one unit and its summary. Who executes the units, and
+who starts a job (command line, Python, a service), knows none of them.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from pydantic import BaseModel
+
+from medrobust.errors import CancelledError
+from medrobust.jobs.folder import RunFolder
+from medrobust.results.journal import Form, Journal, Record
+from medrobust.tell import SILENT, Tell
+
+S = TypeVar("S", bound=BaseModel)
+O = TypeVar("O")  # noqa: E741  (what is opened)
+R = TypeVar("R", bound=Record)
+P = TypeVar("P")
+
+Notes = Mapping[str, Any]
+
+
+class Unit(NamedTuple):
+    """What is done at once: the keys of its rows in the plan's order, and plain values that say what it is."""
+
+    keys: tuple[Hashable, ...]
+    what: tuple[int | str | float, ...]
+
+
+@dataclass(frozen=True)
+class Done(Generic[R]):
+    """The rows of one unit, and what is kept beside them (flags, pictures)."""
+
+    rows: Sequence[R]
+    notes: Notes = field(default_factory=dict)
+
+
+@runtime_checkable
+class Work(Protocol[R]):
+    """Opened once in each process that takes part; its rows depend on the unit alone."""
+
+    def __call__(self, unit: Unit) -> Done[R]: ...
+
+
+Execute = Callable[[Callable[[], Work[Any]], Sequence[Unit]], Iterator[Done[Any]]]
+
+
+class Given(NamedTuple):
+    """A model and data sets that a Python program has loaded already; None: what the settings name is loaded."""
+
+    model: Any = None
+    data: Any = None
+    fit_data: Any = None
+
+
+NOTHING = Given()
+
+
+@dataclass(frozen=True)
+class Opening(Generic[S]):
+    """From what a job is opened. `learn`: whether what is missing may be learned; a worker never learns."""
+
+    folder: RunFolder
+    settings: S
+    tell: Tell = SILENT
+    given: Given = NOTHING
+    learn: bool = True
+
+
+@dataclass(frozen=True)
+class Kind(Generic[S, O, R, P]):
+    """A kind of job: to add one, a file with these and a line in `KINDS`.
+
+    `told` says in a few words what is done. `check` raises for settings that cannot be meant, before anything is
+    loaded. `open` loads and learns what the work needs, from the folder and the settings alone. `units` is the plan,
+    `cost` the sentences that announce it (`left`: the share of rows still to come), `work` what is done with a unit.
+    `environment` is everything that decides a byte, and is refused where it differs on resuming. `keep` writes the
+    notes of a unit before its rows. `publish` makes the summary of the rows.
+    """
+
+    name: str
+    settings: type[S]
+    settings_file: str
+    rows_file: str
+    form: Form[R]
+    open: Callable[[Opening[S]], O]
+    units: Callable[[O], Sequence[Unit]]
+    work: Callable[[O], Work[R]]
+    environment: Callable[[O], Mapping[str, Any]]
+    publish: Callable[[RunFolder, O, Tell], P]
+    check: Callable[[S], None] = lambda _settings: None
+    told: Callable[[S], str] = lambda _settings: ""
+    cost: Callable[[O, float], Sequence[str]] = lambda _opened, _left: ()
+    keep: Callable[[RunFolder, Notes], None] = lambda _folder, _notes: None
+
+
+@dataclass(frozen=True)
+class OpenWork(Generic[R]):
+    """Opens the work of a job: what this process has opened already, elsewhere from the run folder alone."""
+
+    kind: Kind[Any, Any, R, Any]
+    folder: Path
+    opened: list[Any] = field(default_factory=list)  # not sent to other processes
+
+    def __call__(self) -> Work[R]:
+        if not self.opened:
+            self.opened.append(reopen(self.kind, RunFolder(self.folder)))
+        return self.kind.work(self.opened[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_by_name, (self.kind.name, self.folder)
+
+
+def _open_by_name(name: str, folder: Path) -> OpenWork[Any]:
+    from medrobust.jobs import kind_of
+
+    return OpenWork(kind_of(name), folder)
+
+
+def reopen(kind: Kind[S, O, Any, Any], folder: RunFolder, tell: Tell = SILENT, given: Given = NOTHING) -> O:
+    """What a job that has begun needs, as it was; nothing is learned.
+
+    Raises RunError where the folder holds no such job, or where something that decides its bytes is different here.
+    """
+    opened = kind.open(Opening(folder, folder.settings(kind.settings, kind.settings_file), tell, given, learn=False))
+    folder.check(kind.environment(opened))
+    return opened
+
+
+def carry_out(
+    kind: Kind[S, O, R, P],
+    settings: S,
+    out: Path,
+    *,
+    execute: Execute,
+    tell: Tell = SILENT,
+    given: Given = NOTHING,
+) -> P:
+    """Do what is not yet done of a job in `out`, and return its summary; an interrupted job goes on where it stopped.
+
+    A unit that lacks a row is done again as a whole, and only the missing rows are appended, so that a resumed job
+    ends with the same bytes. Raises MedrobustError, with everything already written intact.
+    """
+    kind.check(settings)
+    folder = RunFolder(out)
+    with folder.held():
+        settings = folder.claim(settings, kind.settings_file, begun_parts(out))
+        opened = kind.open(Opening(folder, settings, tell, given))
+        folder.record(kind.environment(opened))
+        units = kind.units(opened)
+        plan = [key for unit in units for key in unit.keys]
+        with Journal.open(folder.path / kind.rows_file, plan, kind.form) as journal:
+            folder.keep(settings, kind.settings_file)
+            for line in kind.cost(opened, len(journal.remaining) / max(1, len(plan))):
+                tell.say(line)
+            _append_all(
+                kind, folder, units, journal, execute(OpenWork(kind, out, [opened]), _left(units, journal)), tell
+            )
+        return kind.publish(folder, opened, tell)
+
+
+def begun_parts(out: Path) -> Callable[[BaseModel], list[str]]:
+    """Tells which parts of an experiment have rows in a folder."""
+    from medrobust.jobs.parts import ROWS
+
+    return lambda settings: [part for part in ROWS if hasattr(settings, part) and (out / ROWS[part]).exists()]
+
+
+def _left(units: Sequence[Unit], journal: Journal[Any]) -> list[Unit]:
+    there = journal.done
+    return [unit for unit in units if any(key not in there for key in unit.keys)]
+
+
+def _append_all(
+    kind: Kind[Any, Any, R, Any],
+    folder: RunFolder,
+    units: Sequence[Unit],
+    journal: Journal[R],
+    results: Iterator[Done[R]],
+    tell: Tell,
+) -> None:
+    there, todo = journal.done, _left(units, journal)
+    finished = len(units) - len(todo)
+    tell.progress(kind.name, finished, len(units))
+    for unit, done in zip(todo, results, strict=True):
+        rows = {row.key: row for row in done.rows}
+        kind.keep(folder, done.notes)
+        journal.append([rows[key] for key in unit.keys if key not in there])
+        finished += 1
+        tell.progress(kind.name, finished, len(units))
+        if tell.cancelled() and finished < len(units):
+            raise CancelledError("stopped as asked; what was written is safe, and the same job goes on from there")
