@@ -23,6 +23,14 @@ def available_threads() -> int:
         return cores
 
 
+def use_threads(count: int | None = None) -> None:
+    """Compute on `count` CPU threads in the whole process, on all that it may use unless given.
+
+    For the program that drives, before its work: a library call never changes what the process is set to.
+    """
+    torch.set_num_threads(count or available_threads())
+
+
 def describe(device: torch.device, *, threads: int) -> dict[str, Any]:
     """What decides the last bits of a forward pass; goes into environment.json."""
     return {

@@ -46,6 +46,7 @@ def vqa(
     from medrobust.attacks import Ball
     from medrobust.cli.choices import settings_of
     from medrobust.jobs.ask import ask
+    from medrobust.machine import use_threads
     from medrobust.vqa.recipes import RECIPES, make_recipes
     from medrobust.vqa.settings import Asking
 
@@ -58,6 +59,7 @@ def vqa(
         norm=balls[0].norm, eps=tuple(sorted(ball.eps for ball in balls)), attack_steps=attack_steps, batch=batch,
         threads=threads, seed=seed, device=device, skip_broken=skip_broken,
     )  # fmt: skip
+    use_threads(threads)
     with reporter() as told:
         result = ask(asking, out, reporter=told)
     if as_json:

@@ -77,10 +77,12 @@ def pretrain(
 ) -> None:
     """Train a small CLIP on image-caption pairs and score it; the built-in model is made this way."""
     from medrobust.jobs.pretrain import build
+    from medrobust.machine import use_threads
     from medrobust.pairs.recipe import load_recipe
 
     wanted = load_recipe(recipe).timed(steps=steps, seed=seed)
     attacked = None if noise is None else _attacked(noise, surrogate, eps, attack_steps, wanted.training.seed)
+    use_threads()
     with reporter() as told:
         made = build(wanted, out, attacked=attacked, start=from_, reporter=told, device=device)
     if as_json:

@@ -57,11 +57,9 @@ def poison(
     as_json: Json = False,
 ) -> None:
     """Copy image-caption pairs, a share of them attacked, so that image and caption no longer fit."""
-    import torch
-
     from medrobust.attacks.ball import Ball, pixels_of
     from medrobust.jobs.poison import TargetSource, open_targets, poison_into
-    from medrobust.machine import available_threads, checked_device
+    from medrobust.machine import checked_device, use_threads
     from medrobust.models import load
     from medrobust.pairs.captioned import CaptionSource, open_captioned
     from medrobust.pairs.image_attack import EmbeddingAttack
@@ -77,7 +75,7 @@ def poison(
         captions=not images_only,
         seed=seed,
     )
-    torch.set_num_threads(threads or available_threads())
+    use_threads(threads)
     loaded = load(model, device=checked_device(device), revision=revision)
     source = CaptionSource(
         data=data, captions=str(captions) if captions else None, task=task, split=split, id_column=id_column,

@@ -28,8 +28,10 @@ def predict(
     """Name the class of images, with probabilities; with --sigma also a certificate."""
     from medrobust.jobs.experiment import Choice
     from medrobust.jobs.predict import answer_images
+    from medrobust.machine import use_threads
 
     choice = Choice.model_validate(defence).model_copy(update={"transfer": transfer})
+    use_threads()
     found = answer_images(
         images, model=model, task=task, choice=choice, sigma=sigma, n=n,
         alpha=alpha, seed=seed, device=device,

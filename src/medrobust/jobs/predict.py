@@ -13,7 +13,7 @@ from medrobust.defences.state import check_header, load_state, settings_of
 from medrobust.errors import ConfigError
 from medrobust.jobs.experiment import Choice
 from medrobust.jobs.fitting import apply_state, tuned_on
-from medrobust.machine import available_threads, checked_device
+from medrobust.machine import checked_device
 from medrobust.models import load
 from medrobust.smoothing.certify import Certificate, Smoothing, certify
 from medrobust.smoothing.encoding import lean_sampler
@@ -38,7 +38,6 @@ def answer_images(
     """
     smoothing = None if sigma is None else Smoothing(sigma, alpha, estimation=n, stopping="fixed")
     make(choice.name, choice.settings)
-    torch.set_num_threads(available_threads())
     state, settings, path = dict[str, torch.Tensor](), dict(choice.settings), Path(choice.state or "")
     if choice.state:
         state, header = load_state(path)

@@ -13,7 +13,7 @@ from medrobust.defences.zero_shot import zero_shot
 from medrobust.errors import RunError, cannot_write
 from medrobust.files import replace_text
 from medrobust.learning.checkpoint import Checkpoint
-from medrobust.machine import available_threads, checked_device
+from medrobust.machine import checked_device
 from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.pairs.attacked_pairs import Noise, fixed_pairs, resizing
@@ -61,7 +61,6 @@ def build(
     except OSError as error:
         raise cannot_write(out, error) from error
     there = checked_device(device)
-    torch.set_num_threads(available_threads())
     begun = start_from(start, recipe) if start else None
     recipe = begun.recipe if begun else recipe
     sources, noise = _sources(recipe, attacked, tell)

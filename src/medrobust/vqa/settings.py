@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,7 +12,7 @@ from medrobust.attacks.ball import Ball, Norm
 from medrobust.errors import ConfigError, RunError
 from medrobust.files import replace_text
 from medrobust.learning.checkpoint import difference
-from medrobust.machine import available_threads, checked_device
+from medrobust.machine import checked_device
 from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.vqa.images import Gallery, home_of, is_archive, open_gallery
@@ -39,7 +38,7 @@ class Asking(BaseModel):
     eps: tuple[float, ...] = (1 / 255,)  # in pixels of [0, 1]
     attack_steps: int = Field(20, ge=1)
     batch: int = Field(64, ge=1)  # questions answered and attacked at once; it decides the last bits
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1)  # that the command line sets; a library call leaves them alone
     seed: int = 0
     device: str = "cpu"
     skip_broken: bool = False
@@ -75,7 +74,6 @@ class Room(NamedTuple):
 def enter(asking: Asking) -> Room:
     """Load what is asked about. Raises MedrobustError."""
     device = checked_device(asking.device)
-    torch.set_num_threads(asking.threads or available_threads())
     home = home_of(asking.data)
     paths = [
         home / path if path == Path(path.name) and not path.exists() else path for path in map(Path, asking.questions)
