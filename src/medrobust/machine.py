@@ -23,8 +23,11 @@ def available_threads() -> int:
         return cores
 
 
-def use_threads(count: int | None) -> None:
-    """Let torch use that many CPU threads, or all that this process may use; for programs that drive, not libraries."""
+def use_threads(count: int | None = None) -> None:
+    """Compute on `count` CPU threads in the whole process, on all that it may use unless given.
+
+    For the program that drives, before its work: a library call never changes what the process is set to.
+    """
     torch.set_num_threads(count or available_threads())
 
 

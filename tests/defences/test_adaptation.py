@@ -1,6 +1,10 @@
 """Changes of a tower: nothing at the start, the same merged as applied on the fly, one object for equal changes."""
 
 import copy
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
 
 import pytest
 import torch
@@ -80,6 +84,43 @@ def test_a_state_without_vision_changes_gives_the_model_itself(tiny: Clip) -> No
 def test_equal_changes_of_other_models_are_other_models(tiny: Clip, taught: Clip) -> None:
     state = moved(tiny, "lora")
     assert merged(tiny, state) is not merged(taught, state)
+
+
+@pytest.mark.parametrize("kind", ["lora", "prompt.tokens"])
+def test_a_merged_model_is_freed_with_the_last_that_uses_it(tiny: Clip, kind: str) -> None:
+    def state(seed: int) -> State:
+        return moved(tiny, kind, seed=seed) if kind == "lora" else {kind: torch.full((2, 32), float(seed))}
+
+    used = merged(tiny, state(0)).encode_image
+    before = used(IMAGES)
+    gone = [weakref.ref(merged(tiny, state(seed)).vision) for seed in range(1, 6)]
+    assert [reference() for reference in gone] == [None] * 5
+    assert merged(tiny, state(0)).encode_image == used
+    assert torch.equal(used(IMAGES), before)
+    last = weakref.ref(merged(tiny, state(0)))
+    assert last() is not None
+    del used
+    assert last() is None
+
+
+def test_a_merged_model_keeps_nothing_of_a_model_that_is_gone(tiny: Clip) -> None:
+    base = replace(tiny, name="another name")
+    found, gone = merged(base, moved(base, "lora")), weakref.ref(base)
+    del base
+    assert gone() is None
+    assert found.name == "another name"
+
+
+def test_threads_that_merge_equal_states_get_one_object(tiny: Clip) -> None:
+    state, start = moved(tiny, "all", seed=5), Barrier(4)
+
+    def merge(_number: int) -> object:
+        start.wait()
+        return merged(tiny, state)
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(merge, range(4)))
+    assert len({id(one) for one in found}) == 1
 
 
 def test_merging_leaves_the_model_and_the_state_as_they_were(tiny: Clip) -> None:

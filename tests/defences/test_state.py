@@ -1,6 +1,9 @@
 """States on disk: what is read is what was written; another model's or task's is refused by name."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,13 +112,73 @@ def test_tensors_of_somebody_else_are_refused(tmp_path: Path) -> None:
         ({"schema_version": "2"}, r"has schema version 2, this version of medrobust reads 1"),
     ],
 )
-def test_a_damaged_header_is_refused(path: Path, header: Header, change: dict[str, Any], sentence: str) -> None:
+def test_a_damaged_header_of_version_0_1_is_refused(
+    path: Path, header: Header, change: dict[str, Any], sentence: str
+) -> None:
     save_state(path, STATE, header)
-    said = {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.model_dump().items()}
-    said = {key: value for key, value in (said | {"format": "medrobust-state"} | change).items() if value is not None}
+    said = {key: value for key, value in (_fields(header) | change).items() if value is not None}
     save_file(load_file(path), path, said)
     with pytest.raises(StateError, match=sentence):
         load_state(path)
+
+
+def test_a_file_of_version_0_1_with_one_key_a_field_is_read(path: Path, header: Header) -> None:
+    path.parent.mkdir()
+    save_file({key: value.contiguous() for key, value in STATE.items()}, path, _fields(header))
+    state, found = load_state(path)
+    assert found == header
+    assert all(torch.equal(state[key], value) for key, value in STATE.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"seed": None}, r"has a damaged header"),
+        ({"classes": "red"}, r"has a damaged header"),
+        ({"schema_version": 2}, r"has schema version 2, this version of medrobust reads 1"),
+        ({"format": "another"}, r"holds tensors, but no state of a medrobust defence"),
+        ("{", r"has a damaged header"),
+        ("[]", r"has a damaged header: an object was expected, got '\[\]'$"),
+    ],
+)
+def test_a_damaged_header_is_refused(path: Path, header: Header, change: dict[str, Any] | str, sentence: str) -> None:
+    values = {"format": "medrobust-state"} | header.model_dump(mode="json")
+    path.parent.mkdir()
+    save_file({}, path, {"header": change if isinstance(change, str) else json.dumps(values | change)})
+    with pytest.raises(StateError, match=sentence):
+        load_state(path)
+
+
+SAVE = """
+import sys
+from pathlib import Path
+import torch
+from medrobust.defences.state import Header, save_state
+header = Header(
+    model="m", model_sha256="0", task="t", classes=("a", "b"), defence="coop", settings={"words": 4}, data="d", seed=1
+)
+for number in range(5):
+    state = {"b": torch.arange(3.0), "a": torch.ones(2, 2), "c": torch.zeros(1)}
+    save_state(Path(sys.argv[1]) / f"{number}.safetensors", state, header)
+"""
+
+
+def test_the_same_state_has_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    running = [
+        subprocess.Popen([sys.executable, "-c", SAVE, str(tmp_path / seed)], env={**os.environ, "PYTHONHASHSEED": seed})
+        for seed in ("0", "1", "2")
+    ]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    assert len(files) == 15
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+def _fields(header: Header) -> dict[str, Any]:
+    """The metadata as version 0.1 wrote it."""
+    values = header.model_dump().items()
+    said = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values}
+    return said | {"format": "medrobust-state"}
 
 
 def test_the_model_and_task_it_was_learned_for_are_accepted(header: Header, tiny: Clip, task: Task) -> None:

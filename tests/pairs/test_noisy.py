@@ -138,7 +138,7 @@ def test_a_file_whose_source_lacks_its_task(tmp_path: Path, recipe: Recipe) -> N
 @pytest.fixture
 def recipe_file(tmp_path: Path, task_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three colours in an .npz file, and pairs in a folder; one thread, as in all tests."""
-    monkeypatch.setattr("medrobust.jobs.pretrain.available_threads", lambda: 1)
+    monkeypatch.setattr("medrobust.machine.available_threads", lambda: 1)
     labels = [0, 1, 2] * 8
     images = np.random.default_rng(0).integers(0, 60, (len(labels), 16, 16, 3), dtype=np.uint8)
     images[np.arange(len(labels)), :, :, labels] += 150

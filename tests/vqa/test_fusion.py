@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from medrobust.errors import ModelError, PromptError
 from medrobust.models.clip import Clip
+from medrobust.models.hooks import has_hooks
 from medrobust.seeds import stream
 from medrobust.types import State
 from medrobust.vqa.fusion import Fusion, attend, fused, fused_width, start_fusion
@@ -146,4 +147,4 @@ def test_a_tower_without_tokens_is_refused_and_left_as_it_was(taught: Clip) -> N
     flat = taught.with_vision(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 16)))
     with pytest.raises(ModelError, match="image encoder is a Sequential, which gives no states of its tokens"):
         image_tokens(flat, torch.rand(1, 3, 16, 16))
-    assert not flat.vision._forward_hooks
+    assert not has_hooks(flat.vision)

@@ -100,7 +100,7 @@ def pretrain(
 
     wanted = load_recipe(recipe).timed(steps=steps, seed=seed)
     attacked = None if noise is None else _attacked(noise, surrogate, eps, attack_steps, wanted.training.seed)
-    use_threads(None)
+    use_threads()
     with reporter() as told:
         made = build(wanted, out, attacked=attacked, start=from_, reporter=told, device=device)
     if as_json:

@@ -31,7 +31,7 @@ def predict(
     from medrobust.machine import use_threads
 
     choice = Choice.model_validate(defence).model_copy(update={"transfer": transfer})
-    use_threads(None)
+    use_threads()
     found = answer_images(
         images, model=model, task=task, choice=choice, sigma=sigma, n=n,
         alpha=alpha, seed=seed, device=device,

@@ -6,8 +6,9 @@ tower must stay what it was (same module, same forward), so that the same code e
 
 import copy
 import hashlib
+from threading import Lock
 from typing import Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from medrobust.types import State, VisionLanguageModel
 
 Part = Literal["lora", "attention", "norms", "blocks", "all"]
 _QUERIES_AND_VALUES = {"q_proj", "v_proj", "query", "value"}  # what the families call them
-_merged: WeakKeyDictionary[VisionLanguageModel, dict[str, VisionLanguageModel]] = WeakKeyDictionary()
+Merged = WeakValueDictionary[str, VisionLanguageModel]  # by the digest of the changes
+_in_use: WeakKeyDictionary[VisionLanguageModel, Merged] = WeakKeyDictionary()
+_looking_up = Lock()
 
 
 def starting_state(
@@ -91,16 +94,21 @@ def changed_weights(vision: nn.Module, state: State) -> dict[str, Tensor]:
 def merged(model: VisionLanguageModel, state: State) -> VisionLanguageModel:
     """The model with the changed weights and the prompts of a state in its vision tower; itself where there are none.
 
-    Equal changes give the same object, so that classifiers built on it share one pass over the noise.
+    Equal changes give the same object, so that classifiers built on it share one pass over the noise. It lives as long
+    as somebody uses it: the memory of this function holds nothing alive, however many states a process has seen.
     """
     changes = vision_part(state)
     if not changes:
         return model
     name_of_changes = digest(changes)
-    kept = _merged.setdefault(model, {})
-    if name_of_changes not in kept:
-        kept[name_of_changes] = changed(model, changes)
-    return kept[name_of_changes]
+    with _looking_up:
+        known = _in_use.setdefault(model, WeakValueDictionary())
+        found = known.get(name_of_changes)
+    if found is None:
+        made = changed(model, changes)
+        with _looking_up:  # another thread may have made it in the meantime
+            found = known.setdefault(name_of_changes, made)
+    return found
 
 
 def changed(model: VisionLanguageModel, state: State) -> VisionLanguageModel:

@@ -22,7 +22,8 @@ from medrobust.defences.coop import coop
 from medrobust.defences.promptsmooth import PromptSmooth, noisy_copies, surest
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.learning.loop import Progress
-from medrobust.models.prompting import PromptedVision
+from medrobust.models.hooks import changed_output
+from medrobust.models.prompting import PromptedVision, shared_copy
 from medrobust.smoothing.sampling import Variant
 from medrobust.types import Classifier, Context, Defence, Features, Image, Images, Logits, State, VisionLanguageModel
 
@@ -78,10 +79,14 @@ def promptsmooth_plus(settings: PromptSmoothPlus | None = None) -> Defence:
 def sharpen_tower(
     vision: nn.Module, head: Callable[[Features], Logits], noisy: Images, start: State, *, lr: float, steps: int
 ) -> State:
-    """AdamW steps on the entropy of the mean prediction, over deltas of the tower; the tower stays as it is."""
+    """AdamW steps on the entropy of the mean prediction, over deltas of the tower; the tower stays as it is.
+
+    Other threads may use the tower meanwhile: the weights are replaced in modules of its own.
+    """
+    own = shared_copy(vision)
 
     def logits(deltas: State) -> Logits:
-        return head(functional_call(vision, changed_weights(vision, deltas), (noisy,)))
+        return head(functional_call(own, changed_weights(vision, deltas), (noisy,)))
 
     return surest(start, logits, lr=lr, steps=steps)
 
@@ -95,12 +100,14 @@ def first_tokens(model: VisionLanguageModel, images: Images, count: int, generat
     """
     model.prompt_shape()
     seen: list[Tensor] = []
+
+    def look(embedded: Tensor) -> Tensor:
+        seen.append(embedded[:, 0])
+        return embedded
+
     embeddings: Any = model.vision.embeddings
-    handle = embeddings.register_forward_hook(lambda _module, _inputs, output: seen.append(output[:, 0]))
-    try:
+    with changed_output(embeddings, look):
         model.encode_image(images)
-    finally:
-        handle.remove()
     first = seen[0].float().mean(dim=0).cpu()
     return first + 0.02 * torch.randn(count, len(first), generator=generator)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from medrobust.data.task import Task
 from medrobust.defences import DEFENCES
@@ -15,10 +15,11 @@ from medrobust.types import State, VisionLanguageModel
 from medrobust.version import __version__
 
 FORMAT = "medrobust-state"
+_KEY = "header"  # of the metadata, whose keys safetensors writes in random order: there is one
 
 
 class Header(BaseModel):
-    """Whose state it is; stands in the safetensors file's metadata, one string a field."""
+    """Whose state it is; one JSON text in the safetensors file's metadata, beside nothing, so that bytes repeat."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -53,15 +54,15 @@ def header_of(
 
 
 def save_state(path: Path, state: State, header: Header) -> None:
-    """Write both in one file, whole or not at all.
+    """Write both in one file, whole or not at all; equal ones give equal bytes.
 
     Raises RunError where the folder cannot be written.
     """
     from safetensors.torch import save
 
-    said = {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.model_dump().items()}
+    text = json.dumps({"format": FORMAT, **header.model_dump(mode="json")})
     held = {key: value.contiguous() for key, value in state.items()}
-    replace_bytes(path, save(held, {"format": FORMAT, **said}))
+    replace_bytes(path, save(held, {_KEY: text}))
 
 
 def load_state(path: Path) -> tuple[State, Header]:
@@ -79,16 +80,30 @@ def load_state(path: Path) -> tuple[State, Header]:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise StateError(f"{path} is no complete safetensors file: {error}") from error
-    if said.get("format") != FORMAT:
-        raise StateError(f"{path} holds tensors, but no state of a medrobust defence")
     try:
-        structured = {"classes", "settings", "seed", "schema_version"}
-        header = Header.model_validate({k: json.loads(v) if k in structured else v for k, v in said.items()})
-    except (ValidationError, ValueError) as error:
+        values = _values(said)
+        if values.get("format") != FORMAT:
+            raise StateError(f"{path} holds tensors, but no state of a medrobust defence")
+        header = Header.model_validate(values)
+    except ValueError as error:
         raise StateError(f"{path} has a damaged header: {str(error).splitlines()[0]}") from error
     if header.schema_version != 1:
         raise StateError(f"{path} has schema version {header.schema_version}, this version of medrobust reads 1")
     return state, header
+
+
+def _values(said: Mapping[str, str]) -> dict[str, Any]:
+    """The header as plain values. Raises ValueError where it is not the JSON of an object.
+
+    Files of version 0.1 have it with one key a field, in JSON where the field is not a text.
+    """
+    if _KEY not in said:
+        structured = {"classes", "settings", "seed", "schema_version"} if said.get("format") == FORMAT else set[str]()
+        return {key: json.loads(value) if key in structured else value for key, value in said.items()}
+    values = json.loads(said[_KEY])
+    if not isinstance(values, dict):
+        raise ValueError(f"an object was expected, got {said[_KEY][:40]!r}")
+    return values
 
 
 def settings_of(header: Header, defence: str, asked: Mapping[str, Any], *, path: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Learned prompts inside towers that know nothing of them, by hooks on their embeddings and layers.
+"""Learned prompts inside towers that know nothing of them, put in after their embeddings and before their layers.
 
-Text: context vectors, at the input and at deeper layers; the hooks last for one call. Vision: a frame of pixels and
-tokens, at the input and at deeper layers, in a copy of the modules that shares the weights, so that the encoder of the
-model is never touched and several prompted encoders live side by side.
+A prompt is there during one call and in one thread, so that several threads may prompt the same tower.
+Text: context vectors, at the input and at deeper layers. Vision: a frame of pixels and tokens, at the input and at
+deeper layers, in a copy of the modules that shares the weights, so that the encoder of the model is never touched and
+several prompted encoders live side by side.
 
 References: Zhou et al., IJCV 2022 (context); Jia et al., "Visual prompt tuning", ECCV 2022 (tokens, deep prompts);
 Khattak et al., "MaPLe: multi-modal prompt learning", CVPR 2023 (deep prompts in both towers).
@@ -19,9 +20,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medrobust.errors import PromptError
+from medrobust.models.hooks import changed_input, changed_output
 from medrobust.types import Context, DeepContext, Features, Images
 
 Border = Float[Tensor, "3 pixels"]  # of a frame, row by row, in units of normalised pixels
+Hidden = Float[Tensor, "batch tokens width"]
 
 
 @runtime_checkable
@@ -48,15 +51,8 @@ def inserted(embedding: nn.Module, context: Context, *, start: int = 1) -> Itera
     The gradient reaches `context`. Works for every tower that looks its tokens up in `embedding`.
     """
 
-    def overwrite(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-        words = context.to(output.dtype).expand(output.shape[0], -1, -1)
-        return torch.cat([output[:, :start], words, output[:, start + context.shape[0] :]], dim=1)
-
-    handle = embedding.register_forward_hook(overwrite)
-    try:
+    with changed_output(embedding, lambda embedded: overwritten(embedded, context, start)):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -68,20 +64,14 @@ def deepened(layers: Sequence[nn.Module], deep: DeepContext, *, words: int, star
     """
     _check_deep(deep, words, len(layers))
 
-    def overwrite(number: int, _module: nn.Module, inputs: tuple) -> tuple:
-        return (overwritten(inputs[0], deep[number], start), *inputs[1:])
-
-    with ExitStack() as hooks:
-        for number in range(len(deep)):
-            handle = layers[number + 1].register_forward_pre_hook(partial(overwrite, number))
-            hooks.callback(handle.remove)
+    with ExitStack() as prompts:
+        for layer, prompt in zip(layers[1:], deep, strict=False):
+            prompts.enter_context(changed_input(layer, partial(overwritten, prompt=prompt, start=start)))
         yield
 
 
-def overwritten(
-    hidden: Float[Tensor, "batch tokens width"], prompt: Context, start: int
-) -> Float[Tensor, "batch tokens width"]:
-    """The same tokens with the prompt at `start` and after it."""
+def overwritten(hidden: Hidden, prompt: Float[Tensor, "_words _width"], start: int) -> Hidden:
+    """The same tokens with the prompt at `start` and after it; raises RuntimeError for one of another width."""
     words = prompt.to(hidden.dtype).expand(hidden.shape[0], -1, -1)
     return torch.cat([hidden[:, :start], words, hidden[:, start + prompt.shape[0] :]], dim=1)
 
@@ -123,26 +113,27 @@ class PromptedVision(nn.Module):
         own: HasTokens = self.vision  # type: ignore[assignment]
         for name, value in (("border", border), ("tokens", tokens), ("deep", deep)):
             self.register_buffer(name, None if value is None else value.detach().clone())
-        if tokens is not None:
-            own.embeddings.register_forward_hook(self._append)
         if tokens is not None and deep is not None:
             _check_deep(deep, len(tokens), len(own.layers))
-            for number in range(len(deep)):
-                own.layers[number + 1].register_forward_pre_hook(partial(self._overwrite, number))
 
     def forward(self, images: Images) -> Features:
         """As the encoder within, on the prompted images."""
+        own: HasTokens = self.vision  # type: ignore[assignment]
         if self.border is not None:
-            own: HasTokens = self.vision  # type: ignore[assignment]
             images = images + own.std * framed(self.border, images.shape[-1])
-        return self.vision(images)
+        with ExitStack() as prompts:
+            if self.tokens is not None:
+                prompts.enter_context(changed_output(own.embeddings, self._append))
+            for layer, prompt in zip(own.layers[1:], () if self.deep is None else self.deep, strict=False):
+                prompts.enter_context(changed_input(layer, partial(_overwrite_last, prompt=prompt)))
+            return self.vision(images)
 
-    def _append(self, _module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-        return torch.cat([output, self.tokens.to(output.dtype).expand(output.shape[0], -1, -1)], dim=1)
+    def _append(self, embedded: Hidden) -> Float[Tensor, "batch longer width"]:
+        return torch.cat([embedded, self.tokens.to(embedded.dtype).expand(embedded.shape[0], -1, -1)], dim=1)
 
-    def _overwrite(self, number: int, _module: nn.Module, inputs: tuple) -> tuple:
-        hidden = inputs[0]
-        return (overwritten(hidden, self.deep[number], hidden.shape[1] - self.tokens.shape[0]), *inputs[1:])
+
+def _overwrite_last(hidden: Hidden, prompt: Context) -> Hidden:
+    return overwritten(hidden, prompt, hidden.shape[1] - prompt.shape[0])
 
 
 def frame_pixels(size: int, width: int) -> int:
@@ -165,7 +156,7 @@ def framed(border: Border, size: int) -> Float[Tensor, "3 size size"]:
 
 
 def shared_copy(module: nn.Module) -> nn.Module:
-    """The same modules anew over the very same weights, for hooks of its own."""
+    """The same modules anew over the very same weights, whose weights and prompts can be replaced beside the first."""
     kept = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     return copy.deepcopy(module, kept)
 

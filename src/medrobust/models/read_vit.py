@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from medrobust.models.hooks import has_hooks
 from medrobust.types.vit import Activation, Block, Linear, Norm, NotAViT, ViT
 
 _CLIP = "transformers.models.clip.modeling_clip"
@@ -25,7 +26,6 @@ _ACTIVATIONS: dict[str, Activation] = {
     "NewGELUActivation": "gelu_tanh",
 }
 _DROPOUT = ("dropout", "attention_dropout", "p")  # what modules call the share that they drop
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def read_vit(vision: nn.Module, tower: Any, projection: Any, mean: Tensor, std: Tensor) -> ViT:
@@ -82,7 +82,7 @@ def _is_activation(module: nn.Module) -> bool:
 def _check(name: str, module: nn.Module, *, own: bool) -> None:
     if not (own or type(module) in _PLAIN or _is_one(module, _INSIDE) or _is_activation(module)):
         raise NotAViT(f"{name} of the vision tower is a {type(module).__name__}, which the fast path does not know")
-    if any(getattr(module, hooks) for hooks in _HOOKS) or "forward" in vars(module):
+    if has_hooks(module) or "forward" in vars(module):
         raise NotAViT(f"{name or 'the vision tower'} has a hook, which the fast path would not run")
     if module.training and any(vars(module).get(share) for share in _DROPOUT):
         raise NotAViT(f"{name} of the vision tower is in training mode with dropout, which the fast path leaves out")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from medrobust.learning.checkpoint import Checkpoint
 from medrobust.learning.loop import Progress, Schedule, Session, descend
 from medrobust.models.clip import silent
+from medrobust.models.hooks import changed_output
 from medrobust.models.prompting import token_rows
 from medrobust.pairs.batches import Batch, Pairs, batches
 from medrobust.pairs.recipe import Recipe
@@ -95,18 +96,15 @@ def masked(network: Any, share: float, generator: torch.Generator) -> Iterator[N
     They are left out after the position embeddings, so that each keeps its place, and cost nothing from there on.
     """
 
-    def leave_out(_module: nn.Module, _given: Any, tokens: Float[Tensor, "batch tokens width"]) -> Tensor:
+    def leave_out(tokens: Float[Tensor, "batch tokens width"]) -> Tensor:
         count, patches = len(tokens), tokens.shape[1] - 1
         kept = max(1, round((1 - share) * patches))
         places = torch.rand(count, patches, generator=generator).topk(kept).indices.sort().values + 1
         places = torch.cat([torch.zeros(count, 1, dtype=torch.long), places], dim=1).to(tokens.device)
         return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[2]))
 
-    hook = network.vision_model.embeddings.register_forward_hook(leave_out)
-    try:
+    with changed_output(network.vision_model.embeddings, leave_out):
         yield
-    finally:
-        hook.remove()
 
 
 def _untrained(recipe: Recipe, texts: Sequence[str]) -> tuple[Any, Any]:

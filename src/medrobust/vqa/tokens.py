@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medrobust.errors import ModelError
 from medrobust.models.clip import Clip
+from medrobust.models.hooks import changed_output
 from medrobust.types import Images
 
 ImageTokens = Float[Tensor, "batch tokens width"]
@@ -63,7 +64,7 @@ def _last_states(tower: nn.Module, which: str) -> Iterator[list[Tensor]]:
     """Collect what a tower gives while the model encodes, so that sizes, masks and limits stay the model's own."""
     found: list[Tensor] = []
 
-    def keep(_tower: nn.Module, _given: Any, output: Any) -> None:
+    def keep(output: Any) -> Any:
         states = getattr(output, "last_hidden_state", None)
         if not isinstance(states, Tensor) or states.ndim != 3:
             raise ModelError(
@@ -71,9 +72,7 @@ def _last_states(tower: nn.Module, which: str) -> Iterator[list[Tensor]]:
                 "a model whose towers do, such as builtin"
             )
         found.append(states)
+        return output
 
-    handle = tower.register_forward_hook(keep)
-    try:
+    with changed_output(tower, keep):
         yield found
-    finally:
-        handle.remove()
