@@ -4,7 +4,7 @@
 
 FOLDER holds chest_pneumonia_224_subset.npz and the MANIFEST.csv that tells each image's name in its collection, of
 which the cause of a pneumonia is a part. Their labels become a matrix of three columns, `medrobust certify` answers
-benchmarks/child_chest.yaml, and its tables go between the marks of docs/results.md.
+benchmarks/child_chest.yaml, and its tables go between the marks of docs/evidence/findings.md.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 Three steps, each left out where it is done: `medrobust pretrain` twice (benchmarks/clip-224.yaml, then 800 steps more),
 a `medrobust run` on blood cells and on chest X-rays (benchmarks/large.yaml) and one of zero-shot alone at n = 10,000;
 then encoder passes are timed here, for this model and for ViT-B/32 of random weights. An image takes as many passes as
-the runs' images took. Tables go between the marks of docs/results.md and docs/benchmarks.md.
+the runs' images took. Tables go between the marks of docs/evidence/at-224-pixels.md.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
     if arguments.cost:
         found = _cost(arguments)
         keep("large-cost", found)
-        fill("large cost", _cost_table(found), page="benchmarks.md")
+        fill("large cost", _cost_table(found))
 
 
 def _pretrained(arguments: argparse.Namespace) -> str:

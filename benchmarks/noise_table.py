@@ -3,8 +3,9 @@
     MEDROBUST_DATA=FOLDER python benchmarks/noise_table.py
 
 Every share and seed of `noise.yaml` becomes a `medrobust pretrain --noise`, every data set a `medrobust probe` of all
-models; both go on where they stopped, and `--dry` prints them. Then the tables between the marks of docs/results.md are
-written anew, with the change against no attacked pair, and the numbers and figures as docs/results/noise*.
+models; both go on where they stopped, and `--dry` prints them. Then the tables between the marks of
+docs/evidence/upstream-noise.md are written anew, with the change against no attacked pair, and the numbers and figures
+as docs/evidence/data/noise*.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from product import RESULTS, carry_out, fill, keep, parser_of
+from product import DATA, carry_out, fill, keep, parser_of
 
 PLAN = yaml.safe_load(Path(__file__).with_name("noise.yaml").read_text(encoding="utf-8"))
 Probed = dict[str, Any]  # as in probe.json
@@ -54,14 +55,14 @@ def _write(out: Path, found: Mapping[str, Probed]) -> None:
     blocks = []
     told = {}
     for name, probed in found.items():
-        shutil.copyfile(out / name / "noise.svg", RESULTS / f"noise-{name}.svg")
+        shutil.copyfile(out / name / "noise.svg", DATA / f"noise-{name}.svg")
         changes = _changes(out / name, probed)
         spectra = {f"{100 * share:g} %": one for share, one in mean_spectra(probed["models"]).items()}
         told[name] = {"curves": probed["noise_curves"], "changes": changes, "spectra": spectra}
         entropy = ", ".join(f"{share}: {one['entropy']:.3f}" for share, one in spectra.items())
         blocks += [
             f"**{TITLES[name]}**",
-            f"![{TITLES[name]}](results/noise-{name}.svg)",
+            f"![{TITLES[name]}](data/noise-{name}.svg)",
             noise_markdown(probed).strip(),
             _change_table(changes),
             f"Entropy of the spectrum, in nats: {entropy}.",

@@ -4,7 +4,7 @@
     MEDROBUST_DATA=FOLDER python benchmarks/parity.py
 
 Two and three classes, where the other code stops; then 256 blood cells (8 classes), linf and l2: images left standing
-by both, by one of them, times. Writes docs/results/parity.json.
+by both, by one of them, times. Writes docs/evidence/data/parity.json.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 import pyautoattack
 import torch
+from product import DATA
 
 from medrobust.attacks import Ball
 from medrobust.attacks.suite import evaluate
@@ -26,7 +27,6 @@ from medrobust.models import load
 from medrobust.seeds import stream
 from medrobust.types import Classifier, Images, Labels
 
-ROOT = Path(__file__).parents[1]
 CASES = [  # file, task, norm, eps, images
     ("pneumoniamnist_subset.npz", "pneumoniamnist", "linf", 4 / 255, 32),
     ("vqa_rad_224.npz", "vqarad-organs", "linf", 4 / 255, 32),
@@ -53,7 +53,7 @@ def main() -> None:
         one = compare(classifier, data.images(), data.labels, Ball.parse(norm, eps))
         found.append({"task": task, "classes": len(data.task.classes), **one})
         print(json.dumps(found[-1]), flush=True)
-        (ROOT / "docs" / "results" / "parity.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        (DATA / "parity.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def compare(classifier: Classifier, images: Images, labels: Labels, ball: Ball) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the tables' scripts have in common: a command of the product, and a page of docs whose tables are made."""
+"""Shared by the scripts of tables: carry out a command of the product, keep its numbers, fill the page of Evidence."""
 
 import argparse
 import json
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results"
+EVIDENCE = ROOT / "docs" / "evidence"
+DATA = EVIDENCE / "data"
 
 
 def carry_out(done: Path, command: Sequence[str], *, dry: bool, home: Path | None = None, threads: int = 1) -> None:
@@ -28,18 +29,23 @@ def carry_out(done: Path, command: Sequence[str], *, dry: bool, home: Path | Non
     print(f"{command[0]} {done.parent.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
 
 
-def fill(name: str, text: str, *, page: str = "results.md") -> None:
-    """Put the tables between two marks of a page of docs; the words around them are written by hand."""
-    path, begin, end = ROOT / "docs" / page, f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+def fill(name: str, text: str, *, pages: Path = EVIDENCE) -> None:
+    """Put the tables between the two marks `name`, on the page that has them; the words around are written by hand."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    marked = [path for path in sorted(pages.glob("*.md")) if begin in path.read_text(encoding="utf-8")]
+    if len(marked) != 1:
+        raise SystemExit(f"{len(marked)} pages in {pages} have the mark {begin}; one was expected")
+    before, _, rest = marked[0].read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not closed:
+        raise SystemExit(f"{marked[0].name} has the mark {begin} and no {end}")
+    marked[0].write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def keep(name: str, found: Any) -> None:
-    """Keep what a table was made from as docs/results/NAME.json."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    """Keep what a table was made from as docs/evidence/data/NAME.json."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    (DATA / f"{name}.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def parser_of(description: str | None, out: str) -> argparse.ArgumentParser:

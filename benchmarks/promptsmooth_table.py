@@ -4,9 +4,9 @@
     MEDROBUST_DATA=FOLDER python benchmarks/promptsmooth_table.py --rows zero-shot "++ few-shot" --out FOLDER
     MEDROBUST_DATA=FOLDER python benchmarks/promptsmooth_table.py --both-towers --images 100
 
-Runs one experiment a data set (they resume where they stopped), and writes docs/results.md with docs/results/*.json.
+Runs one experiment a data set (they resume where they stopped), and fills docs/evidence/promptsmooth.md.
 With --rows, only those defences are run, and their tables are printed: the page stays as it is. With --both-towers,
-the rows of PromptSmooth and PromptSmooth++ at sigma 0.25 and 0.5, in tables of their own on that page.
+the rows of PromptSmooth and PromptSmooth++ at sigma 0.25 and 0.5, in docs/evidence/both-towers.md.
 FOLDER holds blood_pbc_28_subset.npz and pneumoniamnist_subset.npz, or official MedMNIST files named with --blood and
 --chest. Settings are those of `SETTINGS`, chosen by benchmarks/search_settings.py on the validation splits.
 """

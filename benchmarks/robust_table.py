@@ -4,7 +4,7 @@
 
 Every line of `robust.yaml` becomes a `medrobust fit`, every data set a `medrobust attack` of all that was learned; two
 commands run at a time, one thread each, and go on where they stopped. `--dry` prints them. Then the tables between the
-marks of docs/results.md are written anew, and the summaries as docs/results/robust-*.json.
+marks of docs/evidence/training-against-attacks.md are written anew, and the summaries as robust-*.json in data beside.
 """
 
 import argparse

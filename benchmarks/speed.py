@@ -7,7 +7,7 @@
     MEDROBUST_DATA=FOLDER python benchmarks/speed.py whole     whole runs
     python benchmarks/speed.py together                  what the first and third are worth multiplied
 
-Each writes docs/results/speed-PART.json and its table in docs/benchmarks.md. Raw timings are kept in runs/speed: the
+Each writes docs/evidence/data/speed-PART.json and its table in docs/evidence. Raw timings are kept in runs/speed: the
 same command again goes on where it stopped and measures nothing twice, unless told --fresh. Timings are divided by a
 matrix product of the same moment, so they stand other load, but a quiet machine is better.
 """

@@ -1,4 +1,4 @@
-"""Raw timings that survive an interruption, and results as a JSON file and a table in docs/benchmarks.md."""
+"""Raw timings that survive an interruption, and results as a JSON file and a table in docs/evidence."""
 
 import hashlib
 import json
@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from product import DATA, ROOT, fill
 
-ROOT = Path(__file__).parents[1]
 RAW = ROOT / "runs" / "speed"
-PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 class Ledger:
@@ -45,24 +44,14 @@ def sources(*paths: str) -> str:
 
 
 def publish(part: str, found: dict[str, Any], table: str) -> None:
-    """Write docs/results/speed-PART.json, and the table between its marks in docs/benchmarks.md."""
+    """Write docs/evidence/data/speed-PART.json, and the table between its marks in docs/evidence."""
     whole = {"command": command(), "environment": environment(), **found}
-    path = ROOT / "docs" / "results" / f"speed-{part}.json"
+    path = DATA / f"speed-{part}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     text = f"```bash\n{command()}\n```\n\n{table}"
-    fill(part, text)
+    fill(f"speed {part}", text)
     print(text)
-
-
-def fill(part: str, text: str) -> None:
-    """Put text between a part's marks in docs/benchmarks.md; the words around them are written by hand."""
-    begin, end = f"<!-- speed {part}: begin -->", f"<!-- speed {part}: end -->"
-    before, found, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise SystemExit(f"{PAGE.name} has no marks {begin} .. {end}")
-    PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def command() -> str:

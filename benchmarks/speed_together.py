@@ -4,9 +4,10 @@ import argparse
 import json
 from typing import Any
 
+from product import DATA
 from speed_encoder import best
 from speed_networks import ARCHITECTURES
-from speed_record import ROOT, publish, rows_table
+from speed_record import publish, rows_table
 
 TARGETS = {"vit-b32": "23", "tiny": "35"}
 SELECTION = 100
@@ -31,7 +32,7 @@ def together(arguments: argparse.Namespace) -> None:  # noqa: ARG001 - the signa
 
 
 def _read(part: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((ROOT / "docs" / "results" / f"speed-{part}.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((DATA / f"speed-{part}.json").read_text(encoding="utf-8"))
     return found
 
 

@@ -10,7 +10,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from speed_record import RAW, ROOT, Ledger, publish, rows_table, sources
+from product import ROOT
+from speed_record import RAW, Ledger, publish, rows_table, sources
 
 DEFENCES = ("zero-shot", "vote", "coop", "promptsmooth", "pool")
 DATA = {"data": "blood_pbc_28_subset.npz", "task": "bloodmnist"}

@@ -3,14 +3,14 @@
     MEDROBUST_DATA=FOLDER python benchmarks/vqa_table.py
 
 Two `medrobust vqa` commands, which go on where they stopped; `--dry` prints them. Then the tables between the marks of
-docs/results.md are written anew, with exact paired tests, and the numbers as docs/results/vqa-*.json.
+docs/evidence/questions.md are written anew, with exact paired tests, and the numbers as docs/evidence/data/vqa-*.json.
 """
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from product import RESULTS, carry_out, fill, parser_of
+from product import DATA, carry_out, fill, parser_of
 from scipy.stats import binomtest
 
 from medrobust.results.journal import read
@@ -34,8 +34,8 @@ def main() -> None:
         carry_out(out / "vqa.json", command, dry=arguments.dry, home=arguments.data)
         if arguments.dry:
             continue
-        shutil.copyfile(out / "vqa.json", RESULTS / f"vqa-{name}.json")
-        blocks += [f"### {title}", (out / "vqa.md").read_text(encoding="utf-8").strip(), _paired(out)]
+        shutil.copyfile(out / "vqa.json", DATA / f"vqa-{name}.json")
+        blocks += [f"## {title}", (out / "vqa.md").read_text(encoding="utf-8").strip(), _paired(out)]
     if blocks:
         fill("vqa", "\n\n".join(blocks))
 

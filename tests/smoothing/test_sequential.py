@@ -224,7 +224,7 @@ def test_a_race_stops_each_by_itself_and_keeps_the_count_that_decided() -> None:
 
 
 def test_early_stopping_saves_what_it_promises() -> None:
-    """Mean draws at a budget of 10,000 against the published rules (docs/benchmarks.md has the real distribution)."""
+    """Mean draws at a budget of 10,000 against the published rules; docs/evidence/speed-stopping.md has real images."""
     for radius, p, most in ((0.25, 0.99, 100), (0.25, 0.3, 60), (0.5, 0.95, 200)):
         found = rule("spending", (radius,), 10_000)
         assert course(found, p).draws <= most
