@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +121,16 @@ def test_neither_order_nor_batch_mates_change_a_row(tiny: Clip) -> None:
 def test_only_images_still_standing_are_attacked_at_a_larger_eps(tiny: Clip) -> None:
     given: list[int] = []
 
-    def counted(classifier: Classifier, images: Images, labels: Labels, *, ball: Ball, generator: Any) -> Images:
-        given.append(len(images))
-        return Pgd(steps=20)(classifier, images, labels, ball=ball, generator=generator)
+    @dataclass(frozen=True)
+    class Counted(Pgd):
+        def __call__(
+            self, classifier: Classifier, images: Images, labels: Labels, *, ball: Ball, generator: Any
+        ) -> Images:
+            given.append(len(images))
+            return super().__call__(classifier, images, labels, ball=ball, generator=generator)
 
     siege = toy_siege(tiny, 6 / 255, 2 / 255, 4 / 255)
-    rows = toy_rows(siege._replace(attacks={"pgd": counted}))
+    rows = toy_rows(siege._replace(attacks={"pgd": Counted(steps=20)}))
     assert set(rows) == set(planned(siege, siege.bench.data.ids))
     assert given == [4, 3, 2]  # one is wrong from the start; each eps breaks one more
 
@@ -341,11 +345,14 @@ def test_the_first_line_says_what_it_costs(folder: Path, experiment: Experiment)
     said: list[str] = []
     attack(experiment, STRONG, folder, reporter=Tell(said.append))
     assert said[0].startswith("attack 5 images of ")
-    assert "pgd in linf 56/255, at most 3,000 encoder passes (300 an image and defence)" in said[0]
+    assert "pgd in linf 56/255, at most 3,060 encoder passes (306 an image and defence)" in said[0]
     assert "answered rightly without an attack: zero-shot " in said[1]
     assert "0 of 10 to do" in said[2]
-    assert passes(None, 9) == 300 + 8 * 300 + 8 * 400 + 5000
-    assert passes(None, 2) == 300 + 300 + 400 + 5000
+    asked = 3 + 4  # by the set itself: the images as they are, thrice, and what each attack returned
+    standard = attacks_of(AttackSettings(), 9)
+    assert passes(standard, 9) == 302 + (1 + 8 * 301) + (1 + 8 * 400 + 5) + 5001 + asked
+    assert passes(attacks_of(AttackSettings(), 2), 2) == 302 + 302 + (1 + 400 + 5) + 5001 + asked
+    assert ATTACKS["autoattack"].default.cost(9) == passes(standard, 9)
 
 
 def test_flags_are_said_shown_and_kept(tmp_path: Path, tiny: Clip) -> None:

@@ -24,7 +24,7 @@ FILES = ("attacked.jsonl", "certified.jsonl", "summary.json", "results.md", "rep
 @pytest.fixture(scope="module", autouse=True)
 def _few_steps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ATTACKS, "pgd", ATTACKS["pgd"]._replace(factory=lambda: Pgd(steps=20)))
+        patch.setitem(ATTACKS, "pgd", ATTACKS["pgd"]._replace(default=Pgd(steps=20)))
         yield
 
 

@@ -25,7 +25,7 @@ from medrobust.seeds import stream
 @pytest.fixture(scope="module", autouse=True)
 def _few_steps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ATTACKS, "pgd", ATTACKS["pgd"]._replace(factory=lambda: Pgd(steps=3)))
+        patch.setitem(ATTACKS, "pgd", ATTACKS["pgd"]._replace(default=Pgd(steps=3)))
         yield
 
 

@@ -62,6 +62,9 @@ CopyBatch = Annotated[
 Attacks = Annotated[
     list[str], typer.Option("--attack", help="A name from `medrobust attacks`; repeat, they run in this order.")
 ]
+AttackSettingTexts = Annotated[
+    list[str], typer.Option("--set", help="KEY=VALUE, for the attacks that have it, or ATTACK.KEY=VALUE; repeat.")
+]
 Norm = Annotated[str, typer.Option(help="Of the ball: linf or l2.")]
 Eps = Annotated[list[str], typer.Option(help="Its size in pixels of [0, 1]: 8/255 or 0.03; repeat for several.")]
 

@@ -7,6 +7,7 @@ import typer
 
 from medrobust.cli.app import (
     Attacks,
+    AttackSettingTexts,
     Device,
     Eps,
     FitData,
@@ -46,6 +47,7 @@ def attack(
     split: Annotated[str, typer.Option(help="Which images are attacked.")] = "test",
     limit: Limit = None,
     attack_: Attacks = ["autoattack"],  # noqa: B006
+    set_: AttackSettingTexts = [],  # noqa: B006
     norm: Norm = "linf",
     eps: Eps = ["8/255"],  # noqa: B006
     sigma: Annotated[
@@ -62,11 +64,11 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Attack images under one or several defences; what no attack breaks is robust accuracy."""
-    from medrobust.cli.choices import attack_settings, chosen
+    from medrobust.cli.choices import attack_settings, chosen, settings_of_attacks
     from medrobust.jobs.attack import attack as carry_out
     from medrobust.jobs.experiment import checked
 
-    settings = attack_settings(attack_, norm, eps, batch, sigma)
+    settings = attack_settings(attack_, norm, eps, batch, sigma, settings_of_attacks(attack_, set_))
     if data is None:
         experiment = _experiment_of(out, limit, defence)
     else:
@@ -83,13 +85,20 @@ def attack(
 
 @command
 def attacks(as_json: Json = False) -> None:
-    """The attacks, what they need, and where they come from."""
+    """The attacks, what they need, their settings, and where they come from."""
+    import yaml
+
     from medrobust.attacks import ATTACKS
 
-    rows = [
-        {"name": name, "title": e.title, "needs gradients": "yes" if e.needs_gradients else "no",
-         "fewest classes": e.fewest_classes, "reference": e.reference} for name, e in ATTACKS.items()
-    ]  # fmt: skip
+    rows = []
+    for name, entry in ATTACKS.items():
+        settings = entry.settings
+        told = ", ".join(f"{key}={yaml.safe_dump(value).split()[0]}" for key, value in settings.items())
+        rows.append({
+            "name": name, "title": entry.title, "needs gradients": "yes" if entry.default.needs_gradients else "no",
+            "fewest classes": entry.default.fewest_classes, "settings": settings if as_json else told,
+            "reference": entry.reference,
+        })  # fmt: skip
     listing(rows, as_json)
 
 

@@ -1,5 +1,6 @@
 """What the command line writes as text: defences, NAME[:MODE][=STATE], settings, and radii."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +26,42 @@ def numbers(text: str) -> list[float]:
 
 
 def attack_settings(
-    attacks: list[str], norm: str, eps: list[str], batch: int, sigma: float | None = None
+    attacks: list[str],
+    norm: str,
+    eps: list[str],
+    batch: int,
+    sigma: float | None = None,
+    given: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> "AttackSettings":
-    """An attack as options name it. Raises AttackError for a ball that cannot be meant."""
+    """An attack as options name it, with settings by attack. Raises AttackError for what cannot be meant."""
     from medrobust.attacks import Ball
     from medrobust.jobs.attack import AttackSettings
 
     balls = [Ball.parse(norm, size) for size in eps]
     sizes = tuple(ball.eps for ball in balls)
-    return AttackSettings(attacks=tuple(attacks), norm=balls[0].norm, eps=sizes, sigma=sigma, batch=batch)
+    settings = {name: dict(values) for name, values in (given or {}).items() if values}
+    return AttackSettings(
+        attacks=tuple(attacks), norm=balls[0].norm, eps=sizes, sigma=sigma, batch=batch, settings=settings
+    )
+
+
+def settings_of_attacks(attacks: list[str], texts: list[str]) -> dict[str, dict[str, Any]]:
+    """`--set` by attack: `KEY=VALUE` goes to all that have this setting, `ATTACK.KEY=VALUE` to one.
+
+    Raises AttackError for an unknown attack, ConfigError for a setting that none has.
+    """
+    from medrobust.settings import spread
+
+    return spread(fields_of_attacks(attacks), settings_of(texts))
+
+
+def fields_of_attacks(attacks: list[str]) -> dict[str, list[str]]:
+    """What may be set, by attack. Raises AttackError for an unknown one."""
+    from medrobust.attacks import ATTACKS, make_attack
+
+    for name in attacks:
+        make_attack(name)
+    return {name: list(ATTACKS[name].settings) for name in attacks}
 
 
 def _with_mode_of_state(choice: Choice) -> Choice:

@@ -7,6 +7,7 @@ import typer
 from medrobust.cli.app import (
     Alpha,
     Attacks,
+    AttackSettingTexts,
     CopyBatch,
     Data,
     Defences,
@@ -47,6 +48,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which images are attacked and certified.")] = "test",
     limit: Limit = None,
     attack: Attacks = ["autoattack"],  # noqa: B006 - typer copies it
+    set_: AttackSettingTexts = [],  # noqa: B006
     norm: Norm = "linf",
     eps: Eps = ["1/255"],  # noqa: B006
     attack_batch: Annotated[int, typer.Option(min=1, help="Images attacked at once; decides the last bits.")] = 64,
@@ -67,11 +69,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Attack and certify the same images under several defences: clean, robust and certified accuracy in one table."""
-    from medrobust.cli.choices import attack_settings, chosen, numbers
+    from medrobust.cli.choices import attack_settings, chosen, numbers, settings_of_attacks
     from medrobust.jobs.evaluate import evaluate as carry_out
     from medrobust.jobs.experiment import checked
 
-    settings = attack_settings(attack, norm, eps, attack_batch)
+    settings = attack_settings(attack, norm, eps, attack_batch, given=settings_of_attacks(attack, set_))
     values: dict[str, Any] = {
         "model": model, "revision": revision, "data": data, "task": task, "split": split, "limit": limit,
         "sigmas": sigma, "n": n, "selection": n0, "alpha": alpha, "stopping": stopping, "batch": batch,

@@ -1,7 +1,7 @@
 """The command that compares heads on one or several models: probe."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,8 @@ Recipes = Annotated[
     typer.Option("--recipe", help="A head from `medrobust defences`; repeat. All but mlp-probe unless given."),
 ]
 Settings = Annotated[
-    list[str], typer.Option("--set", help="KEY=VALUE, for the heads that have it, or RECIPE.KEY=VALUE; repeat.")
+    list[str],
+    typer.Option("--set", help="KEY=VALUE, for all heads and attacks that have it, or NAME.KEY=VALUE; repeat."),
 ]
 
 
@@ -57,16 +58,17 @@ def probe(
     as_json: Json = False,
 ) -> None:
     """Learn heads on the features of one or several models; clean accuracy and accuracy under attack in one table."""
-    from medrobust.cli.choices import attack_settings, settings_of
+    from medrobust.cli.choices import attack_settings
     from medrobust.jobs.experiment import checked
     from medrobust.jobs.probe import RECIPES, recipes_of
     from medrobust.jobs.probe import probe as carry_out
 
-    settings = attack_settings(attack, norm, eps, batch)
+    heads, attacks = _told(list(recipe or RECIPES), attack, set_)
+    settings = attack_settings(attack, norm, eps, batch, given=attacks)
     values = {
         "data": data, "task": task, "split": split, "limit": limit, "fit_data": fit_data, "fit_split": fit_split,
         "threads": threads, "seed": seed, "device": device, "skip_broken": skip_broken,
-        "defences": recipes_of(recipe or RECIPES, settings_of(set_)),
+        "defences": recipes_of(recipe or RECIPES, heads),
     }  # fmt: skip
     with reporter() as told:
         result = carry_out(model, checked(values, "command line"), settings, out, reporter=told)
@@ -74,3 +76,17 @@ def probe(
         typer.echo(json.dumps(result, indent=2, sort_keys=True))
         return
     typer.echo((out / "probe.md").read_text(encoding="utf-8"))
+
+
+def _told(recipes: list[str], attacks: list[str], texts: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """`--set` for the heads, as NAME.KEY, and by attack. Raises MedrobustError for a name or setting nobody has."""
+    from medrobust.cli.choices import fields_of_attacks, settings_of
+    from medrobust.defences import DEFENCES
+    from medrobust.jobs.probe import recipes_of
+    from medrobust.settings import spread
+
+    recipes_of(recipes, {})
+    fields = {name: list(DEFENCES[name].settings.model_fields) for name in recipes} | fields_of_attacks(attacks)
+    told = spread(fields, settings_of(texts))
+    heads = {f"{name}.{key}": value for name in recipes for key, value in told[name].items()}
+    return heads, {name: told[name] for name in attacks}

@@ -7,36 +7,31 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from medrobust.attacks import ATTACKS, Attack, AttackError, Ball, make
-from medrobust.attacks.apgd import Apgd
-from medrobust.attacks.fab import Fab
-from medrobust.attacks.pgd import Pgd
-from medrobust.attacks.square import Square
-from medrobust.attacks.suite import standard_set
+from medrobust.attacks import ATTACKS, STANDARD, Attack, AttackError, AttackSet, Ball, make_attack
+from medrobust.attacks.suite import suite_cost
 from medrobust.defences import make as make_defence
 from medrobust.errors import RunError
 from medrobust.files import replace_text
 from medrobust.jobs.experiment import Experiment
 from medrobust.words import eps_text
 
-WHOLE = "autoattack"
-_GRADIENT = 3  # a forward and a backward pass, in forward passes
-
 
 class AttackSettings(BaseModel):
     """Attacks by name, one after the other at the images still right; eps, one or several, in pixels of [0, 1].
 
     `sigma` is the noise with which prompts that are tuned on the input are tuned, on the clean image, before they are
-    frozen and attacked. `batch` images are attacked at once; it decides the last bits of an attack.
+    frozen and attacked. `batch` images are attacked at once; it decides the last bits of an attack. `settings` are
+    those of each attack by its name, where they are not the usual ones: `{"pgd": {"steps": 20, "step": "2/255"}}`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    attacks: tuple[str, ...] = Field((WHOLE,), min_length=1)
+    attacks: tuple[str, ...] = Field((STANDARD,), min_length=1)
     norm: str = "linf"
     eps: tuple[float, ...] = Field((8 / 255,), min_length=1)  # ascending; a lone number is a tuple of one
     sigma: float | None = Field(None, gt=0)
     batch: int = Field(64, ge=1)
+    settings: dict[str, dict[str, Any]] = {}
 
     @field_validator("eps", mode="before")
     @classmethod
@@ -47,6 +42,23 @@ class AttackSettings(BaseModel):
     @classmethod
     def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(value))
+
+    @field_validator("settings")
+    @classmethod
+    def _checked(cls, value: dict[str, dict[str, Any]], info: Any) -> dict[str, dict[str, Any]]:
+        """In the order of the attacks, without those that are usual anyway. Raises AttackError."""
+        attacks = info.data.get("attacks", ())
+        other = next((name for name in value if name not in attacks), None)
+        if other is not None:
+            raise AttackError(
+                f"there are settings for {other}, which is not among the attacks ({', '.join(attacks)}); name it there "
+                "too, or leave its settings out"
+            )
+        given = {name: value[name] for name in attacks if name in value}
+        for name, part in given.items():
+            make_attack(name, part)
+        checked = {name: ATTACKS[name].checked(name, part) for name, part in given.items()}
+        return {name: part for name, part in checked.items() if part}
 
     @property
     def balls(self) -> tuple[Ball, ...]:
@@ -60,8 +72,13 @@ class AttackSettings(BaseModel):
 
     @property
     def name(self) -> str:
-        """What tables call the set."""
-        return "+".join(self.attacks)
+        """What tables call the set: `pgd(steps=20)+square`."""
+        given = self.settings
+        return "+".join(ATTACKS[one].called(one, given[one]) if one in given else one for one in self.attacks)
+
+    def written(self) -> dict[str, Any]:
+        """As attack.yaml keeps it: `settings` only where there are any."""
+        return self.model_dump(mode="json", exclude=None if self.settings else {"settings"})
 
 
 def tuned_in(experiment: Experiment) -> list[str]:
@@ -76,7 +93,7 @@ def check(settings: AttackSettings, experiment: Experiment) -> None:
     if twice:
         raise AttackError(f"eps {twice} is given twice; give each once")
     for name in settings.attacks:
-        make(name)
+        make_attack(name, settings.settings.get(name))
     if len(set(settings.attacks)) < len(settings.attacks):
         raise AttackError(f"an attack is named twice in {settings.name}; name each once")
     if tuned and settings.sigma is None:
@@ -91,35 +108,30 @@ def check(settings: AttackSettings, experiment: Experiment) -> None:
         )
 
 
-def attacks_of(settings: AttackSettings, classes: int) -> dict[str, Attack] | None:
-    """The attacks in their order, None for the standard set; raises AttackError where there are too few classes."""
-    if settings.attacks == (WHOLE,):
-        return None
+def attacks_of(settings: AttackSettings, classes: int) -> dict[str, Attack]:
+    """The attacks in their order, a set by its members. Raises AttackError where there are too few classes for one."""
     chosen: dict[str, Attack] = {}
     for name in settings.attacks:
-        if classes < ATTACKS[name].fewest_classes:
+        attack = make_attack(name, settings.settings.get(name))
+        if classes < attack.fewest_classes:
+            enough = [other for other, entry in ATTACKS.items() if entry.default.fewest_classes <= classes]
             raise AttackError(
-                f"{name} needs {ATTACKS[name].fewest_classes} classes, the task has {classes}; take apgd-margin or "
-                "apgd-t-margin"
+                f"{name} needs {attack.fewest_classes} classes, the task has {classes}; take another "
+                f"({', '.join(enough)})"
             )
-        chosen |= standard_set(classes) if name == WHOLE else {name: make(name)}
+        found = attack.members(classes) if isinstance(attack, AttackSet) else {name: attack}
+        twice = next((one for one in found if chosen.get(one, found[one]) != found[one]), None)
+        if twice:
+            raise AttackError(
+                f"{twice} is named with settings of its own and is part of a set too; leave one of them out"
+            )
+        chosen |= found
     return chosen
 
 
-def passes(attacks: Mapping[str, Attack] | None, classes: int) -> int:
-    """Forward passes for an image that nothing breaks; a gradient counts as three."""
-    total = 0
-    for attack in (standard_set(classes) if attacks is None else attacks).values():
-        match attack:
-            case Apgd(targets=targets, steps=steps, restarts=restarts):
-                total += _GRADIENT * steps * restarts * max(1, min(targets, classes - 1))
-            case Fab(targets=targets, steps=steps, restarts=restarts):
-                total += (_GRADIENT + 1) * steps * restarts * min(targets, classes - 1)
-            case Pgd(steps=steps, restarts=restarts):
-                total += _GRADIENT * steps * restarts
-            case Square(queries=queries, restarts=restarts):
-                total += queries * restarts
-    return total
+def passes(attacks: Mapping[str, Attack], classes: int) -> int:
+    """Forward passes at most, at one eps, for an image that nothing breaks; a gradient counts as three."""
+    return suite_cost(attacks, classes)
 
 
 def claim_settings(out: Path, settings: AttackSettings) -> None:
@@ -133,13 +145,20 @@ def claim_settings(out: Path, settings: AttackSettings) -> None:
         raise RunError(f"{path} cannot be read ({' '.join(str(error).split())}); use another --out") from error
     if before.told != settings.told:
         raise RunError(f"{out} holds an attack in {before.told}, asked for {settings.told}; use another --out")
-    for key, was in before.model_dump().items():
-        if key not in ("norm", "eps") and getattr(settings, key) != was:
-            raise RunError(
-                f"{out} holds an attack with {key} = {was}, asked for {getattr(settings, key)}; use another --out"
-            )
+    held, asked = _flat(before), _flat(settings)
+    for key in {**held, **asked}:
+        if held.get(key) != asked.get(key):
+            was, now = (str(values[key]) if key in values else "its usual value" for values in (held, asked))
+            raise RunError(f"{out} holds an attack with {key} = {was}, asked for {now}; use another --out")
+
+
+def _flat(settings: AttackSettings) -> dict[str, Any]:
+    """All but the balls, the settings of an attack as `pgd.steps`."""
+    values = settings.model_dump(exclude={"norm", "eps", "settings"})
+    given = {f"{name}.{key}": value for name, part in settings.settings.items() for key, value in part.items()}
+    return values | given
 
 
 def keep_settings(out: Path, settings: AttackSettings) -> None:
     """Write attack.yaml."""
-    replace_text(out / "attack.yaml", yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+    replace_text(out / "attack.yaml", yaml.safe_dump(settings.written(), sort_keys=False))
