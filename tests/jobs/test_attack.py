@@ -440,6 +440,72 @@ def test_the_standard_set_is_called_autoattack(
     assert not summary["attack"]["standard"]  # three classes
 
 
+def test_settings_reach_the_attacks_and_are_told(experiment: Experiment, tmp_path: Path) -> None:
+    out, eps = tmp_path / "run", ["--eps", "56/255", "--batch", 2]
+    given = ["--model", experiment.model, "--data", experiment.data, "--task", experiment.task, "--threads", 1]
+    given += ["--limit", 2, "--attack", "pgd", "--attack", "apgd-ce", *eps, "--out", out]
+    done = invoke("attack", *given, "--set", "steps=3", "--set", "apgd-ce.steps=4", "--set", "step=28/255", "--json")
+    assert done.exit_code == 0, done.output
+    name = "pgd(steps=3,step=28/255)+apgd-ce(steps=4)"
+    assert f"{name} in linf 56/255, at most {2 * (3 + 11 + 14 + 2)} encoder passes" in done.stderr
+    assert list(json.loads(done.stdout)["robust_accuracy"]["zero-shot"]) == [f"{name} linf 56/255"]
+    assert f"**{name} linf 56/255**, 2 images" in (out / "results.md").read_text()
+    kept = yaml.safe_load((out / "attack.yaml").read_text())
+    assert kept["settings"] == {"pgd": {"steps": 3, "step": 28 / 255}, "apgd-ce": {"steps": 4}}
+    rows = (out / "attacked.jsonl").read_bytes()
+    for words, said in (
+        (["--set", "steps=3", "--set", "step=28/255"], "an attack with apgd-ce.steps = 4, asked for 3"),
+        (["--set", "pgd.steps=3", "--set", "apgd-ce.steps=4"], "pgd.step = 0.109803"),
+        ([], "pgd.steps = 3, asked for its usual value"),
+    ):
+        refused = invoke("attack", *given, *words)
+        assert refused.exit_code == 2
+        assert said in refused.stderr
+    assert (out / "attacked.jsonl").read_bytes() == rows
+
+
+def test_a_longer_attack_by_setting_breaks_what_a_short_one_leaves(tiny: Clip) -> None:
+    """A step of one grey level, from a point of the ball: as many grey levels as steps are out of reach."""
+    broken = []
+    for steps in (1, 30):
+        settings = AttackSettings(attacks=("pgd",), settings={"pgd": {"steps": steps, "step": "0.25/255"}})
+        siege = toy_siege(tiny, 6 / 255)._replace(attacks=attacks_of(settings, 2))
+        broken.append(sum(row.broken_by == "pgd" for row in toy_rows(siege).values()))
+    assert broken[0] < broken[1] == 3
+
+
+def test_usual_settings_are_none(finished: Path) -> None:
+    assert AttackSettings(attacks=("pgd",), settings={"pgd": {"steps": 100, "step": None}}) == AttackSettings(
+        attacks=("pgd",)
+    )
+    assert "settings" not in yaml.safe_load((finished / "attack.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("attacks", "settings", "said"),
+    [
+        (("pgd",), {"pgd": {"stepz": 3}}, r"^pgd has no setting 'stepz' \(did you mean 'step'\?\); it has steps, "),
+        (("pgd",), {"pgd": {"steps": 2.5}}, r"^pgd: steps = 2\.5: input should be a valid integer"),
+        (("pgd",), {"pgd": {"steps": 0}}, r"^pgd: 0 steps and 1 restarts were asked for; take at least one each"),
+        (("pgd",), {"pgd": {"momentum": -1}}, r"^pgd: momentum = -1: input should be greater than or equal to 0"),
+        (("pgd",), {"pgd": {"step": "two"}}, r"^pgd: step: 'two' is not a length; write it as 8/255"),
+        (("cw",), {"cw": {"loss": "ce"}}, "^cw has no setting 'loss'"),
+        (("pgd",), {"cw": {"steps": 3}}, r"settings for cw, which is not among the attacks \(pgd\)"),
+        (("autoattack",), {"autoattack": {"batch": 3}}, "autoattack has no setting 'batch'; it has none"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_one_sentence(attacks: tuple, settings: dict, said: str) -> None:
+    with pytest.raises(AttackError, match=said):
+        AttackSettings(attacks=attacks, settings=settings)
+
+
+def test_a_member_of_a_set_is_not_weakened_in_silence() -> None:
+    chosen = AttackSettings(attacks=("autoattack", "square"), settings={"square": {"queries": 10}})
+    with pytest.raises(AttackError, match="square is named with settings of its own and is part of a set too"):
+        attacks_of(chosen, 5)
+    assert attacks_of(AttackSettings(attacks=("autoattack", "square")), 5) == attacks_of(AttackSettings(), 5)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -450,7 +516,10 @@ def test_the_standard_set_is_called_autoattack(
         (["--norm", "l3"], "there are linf and l2"),
         (["--attack", "pdg"], "did you mean 'pgd'?"),
         (["--attack", "pgd", "--attack", "pgd"], "named twice"),
-        (["--attack", "apgd-t"], "apgd-t needs 4 classes, the task has 3"),
+        (["--attack", "apgd-t"], "apgd-t needs 4 classes, the task has 3; take another (pgd, cw, apgd-ce, apgd-dlr,"),
+        (["--attack", "pgd", "--set", "steps"], "--set takes KEY=VALUE, got 'steps'"),
+        (["--attack", "pgd", "--set", "setps=3"], "none of pgd has a setting 'setps' (did you mean 'steps'?)"),
+        (["--attack", "pgd", "--set", "steps=many"], "pgd: steps = 'many': input should be a valid integer"),
         (["--defence", "promptsmooth:combined"], "give its --sigma"),
     ],
 )
@@ -477,4 +546,9 @@ def test_without_a_run_images_must_be_named(tmp_path: Path, picture_folder: Path
 def test_attacks_are_listed() -> None:
     listed = json.loads(invoke("attacks", "--json").stdout)
     assert [one["name"] for one in listed] == list(ATTACKS)
-    assert "autoattack" in invoke("attacks").stdout
+    assert listed[0]["settings"] == {
+        "steps": 100, "restarts": 1, "step": None, "momentum": 0.0, "random_start": True,
+    }  # fmt: skip
+    table = invoke("attacks").stdout
+    assert "autoattack" in table
+    assert "queries=5000, restarts=1, area=0.8" in table
