@@ -119,6 +119,8 @@ class Registry(Generic[Line]):
                 wanted = f"{self.kind.__module__}.{self.kind.__name__}"
                 return None, f"which is of type {type(line).__name__}, must be {wanted}; mend it there or uninstall it"
             _check(line)
+            if (own := getattr(line, "name", name)) != name:
+                return None, f"which calls itself {own!r}; give both the same name"
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
