@@ -488,7 +488,7 @@ def test_usual_settings_are_none(finished: Path) -> None:
         (("pgd",), {"pgd": {"steps": 2.5}}, r"^pgd: steps = 2\.5: input should be a valid integer"),
         (("pgd",), {"pgd": {"steps": 0}}, r"^pgd: 0 steps and 1 restarts were asked for; take at least one each"),
         (("pgd",), {"pgd": {"momentum": -1}}, r"^pgd: momentum = -1: input should be greater than or equal to 0"),
-        (("pgd",), {"pgd": {"step": "two"}}, r"^pgd: step: 'two' is not a length; write it as 8/255"),
+        (("pgd",), {"pgd": {"step": "two"}}, r"^pgd: step = 'two': no number; write it as 8/255"),
         (("cw",), {"cw": {"loss": "ce"}}, "^cw has no setting 'loss'"),
         (("pgd",), {"cw": {"steps": 3}}, r"settings for cw, which is not among the attacks \(pgd\)"),
         (("autoattack",), {"autoattack": {"batch": 3}}, "autoattack has no setting 'batch'; it has none"),

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -33,10 +33,17 @@ def pixels_of(eps: str | float | int) -> float:
             raise ValueError
         return top / rest[0] if rest else top
     except (ValueError, ZeroDivisionError):
-        raise AttackError(f"{eps!r} is not a length; write it as 8/255 or 0.03, in pixels of [0, 1]") from None
+        raise AttackError(f"eps {eps!r} is no number; write it as 8/255 or 0.03, in pixels of [0, 1]") from None
 
 
-Distance = Annotated[float, BeforeValidator(pixels_of)]  # of a setting: in pixels of [0, 1], and text such as 8/255
+def _distance(value: Any) -> float:
+    try:
+        return pixels_of(value)
+    except AttackError:
+        raise ValueError("no number; write it as 8/255 or 0.03, in pixels of [0, 1]") from None
+
+
+Distance = Annotated[float, BeforeValidator(_distance)]  # of a setting: in pixels of [0, 1], and text such as 8/255
 
 
 @dataclass(frozen=True)

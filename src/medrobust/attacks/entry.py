@@ -62,10 +62,9 @@ class AttackEntry(NamedTuple):
 def _value(where: str, kind: Any, given: Any) -> Any:
     try:
         return TypeAdapter(kind).validate_python(given, strict=True)
-    except AttackError as error:
-        raise AttackError(f"{where}: {error}") from error
     except ValidationError as error:
-        raise AttackError(f"{where} = {given!r}: {error.errors()[0]['msg'].lower()}") from error
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise AttackError(f"{where} = {given!r}: {reason.lower()}") from error
 
 
 def _text(kind: Any, value: Any) -> str:
