@@ -20,7 +20,7 @@ import torch
 from product import DATA
 
 from medrobust.attacks import Ball
-from medrobust.attacks.suite import evaluate
+from medrobust.attacks.suite import run_suite
 from medrobust.data import load_task, open_dataset
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.models import load
@@ -59,7 +59,7 @@ def main() -> None:
 def compare(classifier: Classifier, images: Images, labels: Labels, ball: Ball) -> dict[str, Any]:
     """Which images stand under each code."""
     began = time.perf_counter()
-    report = evaluate(classifier, images, labels, ball=ball, generator=stream(0, "parity"), batch=64, probe=False)
+    report = run_suite(classifier, images, labels, ball=ball, generator=stream(0, "parity"), batch=64, probe=False)
     ours, middle = torch.tensor([by is None for by in report.broken_by]), time.perf_counter()
     said = {"ball": str(ball), "images": len(images), "clean": report.clean_accuracy, "ours": int(ours.sum()),
             "standard": report.standard, "seconds_ours": round(middle - began)}  # fmt: skip

@@ -50,6 +50,10 @@ class ConfigError(MedrobustError):
     """A setting is unknown or out of its range."""
 
 
+class PluginError(MedrobustError):
+    """What an installed package adds to a registry cannot be used."""
+
+
 class RunError(MedrobustError):
     """A run folder cannot be written or holds another experiment."""
 

@@ -117,14 +117,25 @@ def changes(before: BaseModel, now: BaseModel) -> Iterator[tuple[str, str, str]]
     for name, field in type(now).model_fields.items():
         key = field.alias or name
         part = isinstance(getattr(before, name), BaseModel) or isinstance(getattr(now, name), BaseModel)
-        if about(field)["resume"] == "same" and not part and was[key] != is_[key]:
-            yield key, _shown(was[key], field), _shown(is_[key], field)
+        if about(field)["resume"] == "same" and not part:
+            old, new = _flat(key, was[key], field), _flat(key, is_[key], field)
+            for name_ in {**old, **new}:
+                if old.get(name_) != new.get(name_):
+                    yield name_, old.get(name_, "its usual value"), new.get(name_, "its usual value")
 
 
-def _shown(value: Any, field: FieldInfo) -> str:
+def _flat(key: str, value: Any, field: FieldInfo) -> dict[str, str]:
+    """Texts of a value by its key; those inside a dictionary by their own keys, `pgd.steps`."""
+    if isinstance(value, dict):
+        found = {name: _flat(name, inner, field) for name, inner in value.items()}
+        return {
+            text if text == name else f"{name}.{text}": told
+            for name, part in found.items()
+            for text, told in part.items()
+        }
     if about(field)["unit"] == "pixels" and isinstance(value, list):
-        return ", ".join(eps_text(float(one)) for one in value)
-    return str(value)
+        return {key: ", ".join(eps_text(float(one)) for one in value)}
+    return {key: str(value)}
 
 
 def spread(fields: Mapping[str, Iterable[str]], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -56,6 +56,6 @@ def border(classes: int, count: int = 3, scale: float = 20.0) -> Border:
 
 def quick(name: str) -> Attack:
     """An attack of the table with settings for a test of its manners, not of its strength."""
-    attack: Any = ATTACKS[name].factory()
+    attack: Any = ATTACKS[name].default
     few = {"steps": 7, "targets": min(2, getattr(attack, "targets", 0)), "queries": 40}
     return replace(attack, **{key: value for key, value in few.items() if hasattr(attack, key)})

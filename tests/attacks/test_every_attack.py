@@ -7,14 +7,14 @@ import torch
 from attacks.borders import NORMS, border, quick
 from toys import broken_above, flatten
 
-from medrobust.attacks import ATTACKS, Attack, AttackError, Ball, NoGradientError, make
+from medrobust.attacks import ATTACKS, Attack, AttackError, Ball, NoGradientError, make_attack
 from medrobust.attacks.ball import Norm
 from medrobust.seeds import stream
 from medrobust.types import Classifier, Features, Images, Logits
 
 CLASSES = (2, 3, 4, 9)
-WHITE_BOX = [name for name, entry in ATTACKS.items() if entry.needs_gradients]
-SURE = [(name, classes) for name in WHITE_BOX for classes in CLASSES if classes >= ATTACKS[name].fewest_classes]
+WHITE_BOX = [name for name, entry in ATTACKS.items() if entry.default.needs_gradients]
+SURE = [(name, classes) for name in WHITE_BOX for classes in CLASSES if classes >= ATTACKS[name].default.fewest_classes]
 every = pytest.mark.parametrize("name", ATTACKS)
 norms = pytest.mark.parametrize("norm", NORMS)
 pytestmark = pytest.mark.usefixtures("short_suite")
@@ -42,7 +42,7 @@ def ruffled(count: int = 6) -> tuple[Classifier, Images, torch.Tensor]:
 @pytest.mark.parametrize(("name", "classes"), SURE)
 def test_finds_the_nearest_border_and_nothing_before_it(name: str, classes: int, norm: Norm) -> None:
     classifier, images, labels = (known := border(classes))[:3]
-    for share, attack in ((1.25, make(name)), (0.95, quick(name))):
+    for share, attack in ((1.25, make_attack(name)), (0.95, quick(name))):
         ball = Ball(norm, share * known.distance(norm))
         attacked = attack(classifier, images, labels, ball=ball, generator=stream(0, "test"))
         assert bool((answers(classifier, attacked) != labels).all()) == (share > 1)
@@ -93,8 +93,7 @@ def test_leaves_images_alone_that_are_wrong_already(name: str) -> None:
 
 @every
 def test_a_logit_that_is_no_number_is_a_wrong_answer(name: str) -> None:
-    entry = ATTACKS[name]
-    known = border(max(2, entry.fewest_classes))
+    known = border(max(2, ATTACKS[name].default.fewest_classes))
 
     def head(features: Features) -> Logits:
         return torch.where(features[:, :1] > 0.35, torch.nan, known.classifier.head(features))
@@ -170,7 +169,7 @@ def test_a_head_without_gradient(name: str) -> None:
         return known.classifier.head(features.detach())
 
     attack, cut = quick(name), Classifier(flatten, head)
-    if ATTACKS[name].needs_gradients:
+    if ATTACKS[name].default.needs_gradients:
         with pytest.raises(NoGradientError, match=r"no gradient reaches the pixels.*'square'"):
             attack(cut, known.images, known.labels, ball=Ball("linf", 0.2), generator=stream(0, "test"))
     else:
@@ -196,12 +195,12 @@ def test_refuses_what_cannot_be_attacked(name: str) -> None:
 
 @every
 def test_fewest_classes_is_true(name: str) -> None:
-    fewest = ATTACKS[name].fewest_classes
+    fewest = ATTACKS[name].default.fewest_classes
     for classes in (2, 3, 4):
         known, ball = border(classes), Ball("linf", 0.01)
         if classes < fewest:
             with pytest.raises(AttackError, match=f"there are {classes} classes; take the loss 'margin'"):
-                make(name)(known.classifier, known.images, known.labels, ball=ball, generator=stream(0, "test"))
+                make_attack(name)(known.classifier, known.images, known.labels, ball=ball, generator=stream(0, "test"))
         elif classes == fewest:
             quick(name)(known.classifier, known.images, known.labels, ball=ball, generator=stream(0, "test"))
 
@@ -217,9 +216,9 @@ def test_no_images_are_no_work(name: str) -> None:
 
 @every
 def test_is_a_frozen_value_with_a_story(name: str) -> None:
-    entry, attack = ATTACKS[name], make(name)
+    entry, attack = ATTACKS[name], make_attack(name)
     assert isinstance(attack, Attack)
-    assert attack == entry.factory()
+    assert attack == entry.default
     assert entry.title
     assert any(word in entry.reference for word in ("ICML", "ICLR", "S&P", "ECCV"))
     with pytest.raises(FrozenInstanceError):
@@ -228,7 +227,7 @@ def test_is_a_frozen_value_with_a_story(name: str) -> None:
 
 def test_a_pixel_that_breaks_the_model_is_found() -> None:
     images = torch.full((2, 3, 2, 2), 0.5)
-    attacked = make("square")(
+    attacked = make_attack("square")(
         broken_above(0.55), images, torch.zeros(2, dtype=torch.int64), ball=Ball("linf", 0.1), generator=stream(0, "t")
     )
     assert bool((attacked[:, 0, 0, 0] > 0.55).all())
@@ -236,4 +235,4 @@ def test_a_pixel_that_breaks_the_model_is_found() -> None:
 
 def test_unknown_names_get_a_suggestion() -> None:
     with pytest.raises(AttackError, match="did you mean 'square'"):
-        make("squar")
+        make_attack("squar")

@@ -24,7 +24,7 @@ def test_values_by_hand() -> None:
 
 
 def scaled_margin(logits: Logits, labels: Labels) -> torch.Tensor:
-    return losses.scale_free_margin(logits, labels, losses.spread(logits))
+    return losses.scale_free_margin(logits, labels, losses.logit_range(logits))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -58,7 +58,7 @@ def test_too_few_classes() -> None:
 
 def test_spread_is_never_zero() -> None:
     logits = torch.tensor([[1.0, 4.0], [2.0, 2.0], [torch.nan, 0.0], [torch.inf, 0.0]])
-    assert losses.spread(logits).tolist() == [3.0, 1.0, 1.0, 1.0]
+    assert losses.logit_range(logits).tolist() == [3.0, 1.0, 1.0, 1.0]
 
 
 def test_wrong_answers() -> None:

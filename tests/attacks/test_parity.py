@@ -7,7 +7,7 @@ from torch import nn
 from medrobust.attacks import Ball
 from medrobust.attacks.ball import Norm
 from medrobust.attacks.fab import Fab
-from medrobust.attacks.suite import evaluate
+from medrobust.attacks.suite import run_suite
 from medrobust.seeds import stream
 from medrobust.types import Classifier
 
@@ -40,7 +40,7 @@ def test_agrees_with_the_authors_code_within_one_image(norm: Norm, classes: int)
         classifier, images[some], labels[some], ball=Ball(norm, 0.5), generator=stream(0, "near")
     )
     eps = float(near.distance.median())
-    report = evaluate(classifier, images, labels, ball=Ball(norm, eps), generator=stream(0, "parity"), batch=IMAGES)
+    report = run_suite(classifier, images, labels, ball=Ball(norm, eps), generator=stream(0, "parity"), batch=IMAGES)
     theirs = package.AutoAttack(net, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, seed=0, device="cpu")
     theirs.apgd_targeted.n_target_classes = theirs.fab.n_target_classes = classes - 1
     attacked = theirs.run_standard_evaluation(images, labels, batch_size=IMAGES)[0]

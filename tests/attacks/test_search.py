@@ -5,7 +5,7 @@ from attacks.borders import border
 from toys import flatten
 
 from medrobust.attacks.losses import margin
-from medrobust.attacks.search import Found, badness, keep_trying, record, slope
+from medrobust.attacks.search import BestFound, badness, keep_trying, record, slope
 from medrobust.types import Classifier
 
 
@@ -28,10 +28,10 @@ def test_later_attempts_see_only_what_stands_and_the_best_is_kept() -> None:
     images = torch.zeros(3, 3, 1, 1)
     asked: list[list[int]] = []
 
-    def attempt(number: int, rows: torch.Tensor) -> Found:
+    def attempt(number: int, rows: torch.Tensor) -> BestFound:
         asked.append(rows.tolist())
         values = torch.tensor([-1.0, -3.0, torch.inf])[rows] - number
-        return Found(torch.full((len(rows), 3, 1, 1), number + 1.0), values)
+        return BestFound(torch.full((len(rows), 3, 1, 1), number + 1.0), values)
 
     found = keep_trying(attempt, 2, images, torch.tensor([-2.0, -2.0, -2.0]))
     assert asked == [[0, 1, 2], [0, 1]]

@@ -1,6 +1,8 @@
 """The suite: which attacks ran, what it may be called, who judges, and what it warns of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from medrobust.attacks.fab import Fab
 from medrobust.attacks.pgd import Pgd
 from medrobust.attacks.report import Report
 from medrobust.attacks.square import Square
-from medrobust.attacks.suite import evaluate, standard_set
+from medrobust.attacks.suite import run_suite, standard_set
 from medrobust.seeds import stream
 from medrobust.types import Classifier, Features, Images, Logits
 
@@ -24,10 +26,30 @@ QUICK = {"pgd": Pgd(steps=8), "square": Square(queries=40)}
 
 
 @dataclass(frozen=True)
+class StandIn:
+    """Any function as an attack."""
+
+    function: Callable[..., Images]
+    needs_gradients: ClassVar[bool] = True
+    fewest_classes: ClassVar[int] = 2
+
+    def cost(self, classes: int) -> int:
+        return 0
+
+    def __call__(self, *given: object, **named: object) -> Images:
+        return self.function(*given, **named)
+
+
+@dataclass(frozen=True)
 class Shift:
     """An attack that adds a number to every pixel, whatever the ball."""
 
     by: float
+    needs_gradients: ClassVar[bool] = True
+    fewest_classes: ClassVar[int] = 2
+
+    def cost(self, classes: int) -> int:
+        return 0
 
     def __call__(self, classifier: Classifier, images: Images, labels: torch.Tensor, **_: object) -> Images:
         return images + self.by
@@ -36,7 +58,7 @@ class Shift:
 def run(known: Border, eps: float, classifier: Classifier | None = None, **options: object) -> Report:
     ball = Ball("linf", eps)
     chosen = {"generator": stream(0, "test"), "attacks": QUICK} | options
-    return evaluate(classifier or known.classifier, known.images, known.labels, ball=ball, **chosen)  # type: ignore[arg-type]
+    return run_suite(classifier or known.classifier, known.images, known.labels, ball=ball, **chosen)  # type: ignore[arg-type]
 
 
 def test_the_published_set() -> None:
@@ -97,9 +119,10 @@ def test_only_images_still_right_go_on() -> None:
         recorder(images)
         return images
 
-    report = evaluate(
+    report = run_suite(
         known.classifier, known.images, labels, ball=Ball("linf", 1.5 * known.linf),
-        generator=[stream(0, "item", row) for row in range(3)], attacks={"half": half_fixed(half), "watch": watch},
+        generator=[stream(0, "item", row) for row in range(3)],
+        attacks={"half": StandIn(half_fixed(half)), "watch": StandIn(watch)},
     )  # fmt: skip
     assert report.broken_by == ("clean", "half", None)
     assert [(stage.name, stage.tried, stage.broken) for stage in report.stages] == [("half", 2, 1), ("watch", 1, 0)]
@@ -109,7 +132,7 @@ def test_only_images_still_right_go_on() -> None:
     assert torch.equal(report.images[0], known.images[0])
 
 
-def half_fixed(half: object) -> object:
+def half_fixed(half: object) -> Callable[..., Images]:
     """One generator an image is given; the half attacks one image and needs one generator."""
 
     def attack(classifier: Classifier, images: Images, labels: torch.Tensor, **rest: object) -> Images:
@@ -147,7 +170,7 @@ def test_the_batch_changes_nothing() -> None:
     classifier, images, labels = ruffled(12)
     ball, attacks = Ball("linf", 0.02), {"weak": Pgd(steps=1), "pgd": Pgd(steps=8), "square": Square(queries=40)}
     one, whole = (
-        evaluate(classifier, images, labels, ball=ball, generator=stream(0, "t"), attacks=attacks, batch=batch)
+        run_suite(classifier, images, labels, ball=ball, generator=stream(0, "t"), attacks=attacks, batch=batch)
         for batch in (1, 64)
     )
     assert one.broken_by == whole.broken_by
@@ -193,7 +216,7 @@ def test_progress_is_told() -> None:
 def test_no_images() -> None:
     known = border(2)
     with pytest.raises(AttackError, match="no images to attack"):
-        evaluate(known.classifier, known.images[:0], known.labels[:0], ball=Ball("l2", 0.1), generator=stream(0, "t"))
+        run_suite(known.classifier, known.images[:0], known.labels[:0], ball=Ball("l2", 0.1), generator=stream(0, "t"))
 
 
 def test_masked_gradients_are_flagged() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +127,16 @@ def test_neither_order_nor_batch_mates_change_a_row(tiny: Clip) -> None:
 def test_only_images_still_standing_are_attacked_at_a_larger_eps(tiny: Clip) -> None:
     given: list[int] = []
 
-    def counted(classifier: Classifier, images: Images, labels: Labels, *, ball: Ball, generator: Any) -> Images:
-        given.append(len(images))
-        return Pgd(steps=20)(classifier, images, labels, ball=ball, generator=generator)
+    @dataclass(frozen=True)
+    class Counted(Pgd):
+        def __call__(
+            self, classifier: Classifier, images: Images, labels: Labels, *, ball: Ball, generator: Any
+        ) -> Images:
+            given.append(len(images))
+            return super().__call__(classifier, images, labels, ball=ball, generator=generator)
 
     opened = toy_job(tiny, 6 / 255, 2 / 255, 4 / 255)
-    rows = toy_rows(opened._replace(attacks={"pgd": counted}))
+    rows = toy_rows(opened._replace(attacks={"pgd": Counted(steps=20)}))
     assert set(rows) == {key for unit in units_of(opened) for key in unit.keys}
     assert given == [4, 3, 2]  # one is wrong from the start; each eps breaks one more
 
@@ -348,11 +352,14 @@ def test_the_first_line_says_what_it_costs(folder: Path, experiment: Experiment)
     said: list[str] = []
     attack(experiment, STRONG, folder, tell=Tell(said.append))
     assert said[0].startswith("attack 5 images of ")
-    assert "pgd in linf 56/255, at most 3,000 encoder passes (300 an image and defence)" in said[0]
+    assert "pgd in linf 56/255, at most 3,060 encoder passes (306 an image and defence)" in said[0]
     assert "answered rightly without an attack: zero-shot " in said[1]
     assert "0 of 10 to do" in said[2]
-    assert passes(None, 9) == 300 + 8 * 300 + 8 * 400 + 5000
-    assert passes(None, 2) == 300 + 300 + 400 + 5000
+    asked = 3 + 4  # by the set itself: the images as they are, thrice, and what each attack returned
+    standard = attacks_of(AttackSettings(), 9)
+    assert passes(standard, 9) == 302 + (1 + 8 * 301) + (1 + 8 * 400 + 5) + 5001 + asked
+    assert passes(attacks_of(AttackSettings(), 2), 2) == 302 + 302 + (1 + 400 + 5) + 5001 + asked
+    assert ATTACKS["autoattack"].default.cost(9) == passes(standard, 9)
 
 
 def test_flags_are_said_shown_and_kept(tmp_path: Path, tiny: Clip) -> None:
@@ -441,6 +448,72 @@ def test_the_standard_set_is_called_autoattack(
     summary = attack(one, AttackSettings(), tmp_path / "run")
     assert list(summary["robust_accuracy"]["zero-shot"]) == ["autoattack linf 8/255"]
     assert not summary["attack"]["standard"]  # three classes
+
+
+def test_settings_reach_the_attacks_and_are_told(experiment: Experiment, tmp_path: Path) -> None:
+    out, eps = tmp_path / "run", ["--eps", "56/255", "--batch", 2]
+    given = ["--model", experiment.model, "--data", experiment.data, "--task", experiment.task, "--threads", 1]
+    given += ["--limit", 2, "--attack", "pgd", "--attack", "apgd-ce", *eps, "--out", out]
+    done = invoke("attack", *given, "--set", "steps=3", "--set", "apgd-ce.steps=4", "--set", "step=28/255", "--json")
+    assert done.exit_code == 0, done.output
+    name = "pgd(steps=3,step=28/255)+apgd-ce(steps=4)"
+    assert f"{name} in linf 56/255, at most {2 * (3 + 11 + 14 + 2)} encoder passes" in done.stderr
+    assert list(json.loads(done.stdout)["robust_accuracy"]["zero-shot"]) == [f"{name} linf 56/255"]
+    assert f"**{name} linf 56/255**, 2 images" in (out / "results.md").read_text()
+    kept = yaml.safe_load((out / "experiment.yaml").read_text())["attack"]
+    assert kept["settings"] == {"pgd": {"steps": 3, "step": 28 / 255}, "apgd-ce": {"steps": 4}}
+    rows = (out / "attacked.jsonl").read_bytes()
+    for words, said in (
+        (["--set", "steps=3", "--set", "step=28/255"], "a run with apgd-ce.steps = 4, asked for 3"),
+        (["--set", "pgd.steps=3", "--set", "apgd-ce.steps=4"], "pgd.step = 0.109803"),
+        ([], "pgd.steps = 3, asked for its usual value"),
+    ):
+        refused = invoke("attack", *given, *words)
+        assert refused.exit_code == 2
+        assert said in refused.stderr
+    assert (out / "attacked.jsonl").read_bytes() == rows
+
+
+def test_a_longer_attack_by_setting_breaks_what_a_short_one_leaves(tiny: Clip) -> None:
+    """A step of one grey level, from a point of the ball: as many grey levels as steps are out of reach."""
+    broken = []
+    for steps in (1, 30):
+        settings = AttackSettings(attacks=("pgd",), settings={"pgd": {"steps": steps, "step": "0.25/255"}})
+        siege = toy_siege(tiny, 6 / 255)._replace(attacks=attacks_of(settings, 2))
+        broken.append(sum(row.broken_by == "pgd" for row in toy_rows(siege).values()))
+    assert broken[0] < broken[1] == 3
+
+
+def test_usual_settings_are_none(finished: Path) -> None:
+    assert AttackSettings(attacks=("pgd",), settings={"pgd": {"steps": 100, "step": None}}) == AttackSettings(
+        attacks=("pgd",)
+    )
+    assert "settings" not in yaml.safe_load((finished / "attack.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("attacks", "settings", "said"),
+    [
+        (("pgd",), {"pgd": {"stepz": 3}}, r"^pgd has no setting 'stepz' \(did you mean 'step'\?\); it has steps, "),
+        (("pgd",), {"pgd": {"steps": 2.5}}, r"^pgd: steps = 2\.5: input should be a valid integer"),
+        (("pgd",), {"pgd": {"steps": 0}}, r"^pgd: 0 steps and 1 restarts were asked for; take at least one each"),
+        (("pgd",), {"pgd": {"momentum": -1}}, r"^pgd: momentum = -1: input should be greater than or equal to 0"),
+        (("pgd",), {"pgd": {"step": "two"}}, r"^pgd: step = 'two': no number; write it as 8/255"),
+        (("cw",), {"cw": {"loss": "ce"}}, "^cw has no setting 'loss'"),
+        (("pgd",), {"cw": {"steps": 3}}, r"settings for cw, which is not among the attacks \(pgd\)"),
+        (("autoattack",), {"autoattack": {"batch": 3}}, "autoattack has no setting 'batch'; it has none"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_one_sentence(attacks: tuple, settings: dict, said: str) -> None:
+    with pytest.raises(AttackError, match=said):
+        AttackSettings(attacks=attacks, settings=settings)
+
+
+def test_a_member_of_a_set_is_not_weakened_in_silence() -> None:
+    chosen = AttackSettings(attacks=("autoattack", "square"), settings={"square": {"queries": 10}})
+    with pytest.raises(AttackError, match="square is named with settings of its own and is part of a set too"):
+        attacks_of(chosen, 5)
+    assert attacks_of(AttackSettings(attacks=("autoattack", "square")), 5) == attacks_of(AttackSettings(), 5)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ FILES = ("attacked.jsonl", "certified.jsonl", "summary.json", "results.md", "rep
 @pytest.fixture(scope="module", autouse=True)
 def _few_steps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ATTACKS, "pgd", ATTACKS["pgd"]._replace(factory=lambda: Pgd(steps=20)))
+        patch.setitem(ATTACKS, "pgd", ATTACKS["pgd"]._replace(default=Pgd(steps=20)))
         yield
 
 
@@ -100,7 +100,7 @@ def test_the_first_line_says_what_is_done(finished: Path, words: list[object]) -
     assert first.startswith("evaluate zero-shot, vote with ")
     assert "attacked by pgd in linf 12/255, 56/255, then certified at sigma 0.1 with at most 40 noisy copies" in first
     assert second.startswith("attack 3 images of ")
-    assert "at most 720 encoder passes (120 an image and defence)" in second
+    assert "at most 792 encoder passes (132 an image and defence)" in second
     assert json.loads(done.stdout) == json.loads((finished / "summary.json").read_text())
 
 
@@ -121,6 +121,8 @@ def test_a_prompt_tuned_on_the_input_is_attacked_as_tuned_at_the_first_sigma(
         (["--eps", 8], "did you mean 8/255?"),
         (["--n-max", 64], "holds a run with n = 32, asked for 64"),
         (["--attack", "cw"], "holds an attack with attacks ="),
+        (["--set", "steps=9"], "holds an attack with pgd.steps = its usual value, asked for 9"),
+        (["--set", "pdg.steps=9"], "none of pgd has a setting 'pdg.steps' (did you mean 'pgd.steps'?)"),
         (["--radii", "0;1"], "--radii takes numbers with commas"),
     ],
 )

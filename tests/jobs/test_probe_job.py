@@ -10,9 +10,10 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from medrobust.attacks import ATTACKS
+from medrobust.attacks import ATTACKS, AttackError
 from medrobust.attacks.pgd import Pgd
 from medrobust.cli import app
+from medrobust.cli.probe import _told
 from medrobust.errors import ConfigError
 from medrobust.jobs.attack import work
 from medrobust.jobs.probe import RECIPES, features_of, names_of, recipes_of, spectrum
@@ -25,7 +26,7 @@ from medrobust.seeds import stream
 @pytest.fixture(scope="module", autouse=True)
 def _few_steps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ATTACKS, "pgd", ATTACKS["pgd"]._replace(factory=lambda: Pgd(steps=3)))
+        patch.setitem(ATTACKS, "pgd", ATTACKS["pgd"]._replace(default=Pgd(steps=3)))
         yield
 
 
@@ -132,6 +133,17 @@ def test_a_setting_goes_to_all_that_have_it_or_to_one() -> None:
         recipes_of(["ran"], {"epoch": 1})
     with pytest.raises(ConfigError, match="no recipe 'tecoa'"):
         recipes_of(["tecoa"], {})
+
+
+def test_heads_and_attacks_are_set_by_one_option() -> None:
+    texts = ["lr=2", "ran.eps=4/255", "steps=5", "square.queries=9", "restarts=2", "pgd.restarts=1"]
+    heads, attacks = _told(["linear-probe", "ran"], ["pgd", "square"], texts)
+    assert heads == {"linear-probe.lr": 2, "ran.lr": 2, "ran.eps": "4/255"}
+    assert attacks == {"pgd": {"steps": 5, "restarts": 1}, "square": {"queries": 9, "restarts": 2}}
+    with pytest.raises(ConfigError, match=r"^none of ran, pgd has a setting 'epoch' \(did you mean 'epochs'\?\)"):
+        _told(["ran"], ["pgd"], ["epoch=1"])
+    with pytest.raises(AttackError, match="no attack 'pdg'"):
+        _told(["ran"], ["pdg"], [])
 
 
 def test_two_models_of_one_name_are_refused(words: list[object], tmp_path: Path) -> None:

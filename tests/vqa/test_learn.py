@@ -217,7 +217,7 @@ def test_one_question_is_attacked_certified_and_audited(taught: Clip, test: Aske
     image, label = test.images(torch.tensor([row])), torch.tensor([test.truths[row]])
     classifier = answering(taught, test.words.of(torch.tensor([row])), linear, "linear", settings_of("linear"))
     ball = Ball("linf", 0.4)
-    attacked = ATTACKS["pgd"].factory()(classifier, image, label, ball=ball, generator=stream(0, "pgd"))
+    attacked = ATTACKS["pgd"].default(classifier, image, label, ball=ball, generator=stream(0, "pgd"))
     assert judge(classifier, image, attacked, label, ball=ball).broken.all()
     smoothing = Smoothing(0.1, estimation=400, stopping="fixed")
     (found,) = certify([classifier], image[0], smoothing, seed=0, item="question")

@@ -8,26 +8,28 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool
+from pydantic import Field
 from torch import Tensor
 
 from medrobust.attacks.ball import Ball, per_pixel
-from medrobust.attacks.draws import Draws, Randomness, draws
+from medrobust.attacks.draws import ImageDraws, Randomness, draws
 from medrobust.attacks.errors import AttackError
 from medrobust.attacks.losses import (
     PerImage,
     cross_entropy,
     dlr,
     likeliest_others,
+    logit_range,
     scale_free_margin,
-    spread,
     targeted_dlr,
 )
 from medrobust.attacks.search import (
-    Found,
+    GRADIENT,
+    BestFound,
     Rows,
     answer,
     badness,
@@ -76,7 +78,9 @@ class Apgd:
     targets: int = 0
     steps: int = 100
     restarts: int = 1
-    rho: float = 0.75
+    rho: Annotated[float, Field(gt=0, lt=1)] = 0.75
+
+    needs_gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1 or self.targets < 0:
@@ -85,25 +89,39 @@ class Apgd:
                 "one step and restart, and no negative number of targets"
             )
 
+    @property
+    def fewest_classes(self) -> int:
+        """3 for DLR, 4 where it is targeted, 2 for the other losses."""
+        if self.loss != "dlr":
+            return 2
+        return 4 if self.targets else 3
+
+    def cost(self, classes: int) -> int:
+        """Exact: the first look, and for each restart and target a gradient a step and the answer at the last point."""
+        attempts = self.restarts * max(1, min(self.targets, classes - 1))
+        return 1 + attempts * (GRADIENT * self.steps + 1)
+
     @torch.inference_mode(False)
     def __call__(
         self, classifier: Classifier, images: Images, labels: Labels, *, ball: Ball, generator: Randomness
     ) -> Images:
         """Attacked images in ball and box. Raises AttackError for what cannot be attacked."""
         clean = first_look(classifier, images, labels)
-        self._loss(clean, _Aim(labels, labels if self.targets else None, spread(clean)))  # too few classes: say it now
+        self._loss(
+            clean, _Aim(labels, labels if self.targets else None, logit_range(clean))
+        )  # too few classes: say it now
         ranked = likeliest_others(clean, labels, max(self.targets, 1))
         numbers = draws(generator, len(images), f"apgd {self.loss} {self.targets}")
 
-        def attempt(number: int, rows: Rows) -> Found:
+        def attempt(number: int, rows: Rows) -> BestFound:
             goals = ranked[rows, number // self.restarts] if self.targets else None
-            aim = _Aim(labels[rows], goals, spread(clean[rows]))
+            aim = _Aim(labels[rows], goals, logit_range(clean[rows]))
             return self._climb(classifier, images[rows], aim, ball, numbers.of(rows))
 
         times = self.restarts * (ranked.shape[1] if self.targets else 1)
         return keep_trying(attempt, times, images, badness(clean, labels)).images
 
-    def _climb(self, classifier: Classifier, images: Images, aim: _Aim, ball: Ball, numbers: Draws) -> Found:
+    def _climb(self, classifier: Classifier, images: Images, aim: _Aim, ball: Ball, numbers: ImageDraws) -> BestFound:
         """One start, one target: algorithm 1. Images with a wrong answer drop out of the batch."""
         best = nothing_yet(images)
         state = _begin(images, ball, numbers)
@@ -149,7 +167,7 @@ def checkpoints(steps: int) -> dict[int, int]:
     return {mark: before for before, mark in pairwise(marks) if mark > before}
 
 
-def _begin(images: Images, ball: Ball, numbers: Draws) -> _State:
+def _begin(images: Images, ball: Ball, numbers: ImageDraws) -> _State:
     start = ball.random(images, numbers)
     count = len(images)
     nothing = torch.full((count,), -torch.inf, device=images.device)

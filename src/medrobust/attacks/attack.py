@@ -1,7 +1,8 @@
 """The protocol of an attack, and the judgement of its images from outside, whatever an attack says of itself."""
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import Field
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,16 +18,37 @@ from medrobust.types import Classifier, Images, Labels
 
 @runtime_checkable
 class Attack(Protocol):
-    """Labelled images to attacked images, all in one batch; a frozen value whose fields are its settings.
+    """Labelled images to attacked images, all in one batch; a frozen dataclass whose fields are its settings.
 
     Promised by every attack: the images returned lie in ball and box; images answered wrongly from the start come back
     as they were; nothing it is given is changed; what it finds for an image does not depend on its batch mates, up to
     rounding. A NaN or infinite logit counts as a wrong answer.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def needs_gradients(self) -> bool:
+        """False for an attack that asks for answers only, or that goes on where no gradient reaches the pixels."""
+
+    @property
+    def fewest_classes(self) -> int:
+        """With fewer classes than this the attack raises AttackError."""
+
+    def cost(self, classes: int) -> int:
+        """Forward passes at most for one image that nothing breaks; a gradient counts as three."""
+
     def __call__(
         self, classifier: Classifier, images: Images, labels: Labels, *, ball: Ball, generator: Randomness
     ) -> Images: ...
+
+
+@runtime_checkable
+class AttackSet(Protocol):
+    """An attack made of others. A run gives each of them the images that those before it left standing."""
+
+    def members(self, classes: int) -> Mapping[str, Attack]:
+        """The attacks by name, in their order, for a classifier of so many classes."""
 
 
 class Judgement(NamedTuple):

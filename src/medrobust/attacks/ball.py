@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Shaped
+from pydantic import BeforeValidator
 from torch import Tensor
 
-from medrobust.attacks.draws import Draws
+from medrobust.attacks.draws import ImageDraws
 from medrobust.attacks.errors import AttackError
 from medrobust.errors import nearest
 from medrobust.types import Images
@@ -18,6 +19,31 @@ Norm = Literal["linf", "l2"]
 
 _TOO_LARGE = {"linf": 1.0, "l2": 8.0}  # from here on it is a number of grey levels, not of pixels in [0, 1] (ours)
 _ROUNDS = 24  # of the l2 projection: each caps at least one pixel more, and three or four are usual
+
+
+def pixels_of(eps: str | float | int) -> float:
+    """A length in pixels of [0, 1] from what a user types; raises AttackError for what is not a number.
+
+    >>> pixels_of("51/255"), pixels_of(0.5)
+    (0.2, 0.5)
+    """
+    try:
+        top, *rest = (float(part) for part in str(eps).split("/"))
+        if len(rest) > 1:
+            raise ValueError
+        return top / rest[0] if rest else top
+    except (ValueError, ZeroDivisionError):
+        raise AttackError(f"eps {eps!r} is no number; write it as 8/255 or 0.03, in pixels of [0, 1]") from None
+
+
+def _distance(value: Any) -> float:
+    try:
+        return pixels_of(value)
+    except AttackError:
+        raise ValueError("no number; write it as 8/255 or 0.03, in pixels of [0, 1]") from None
+
+
+Distance = Annotated[float, BeforeValidator(_distance)]  # of a setting: in pixels of [0, 1], and text such as 8/255
 
 
 @dataclass(frozen=True)
@@ -89,7 +115,7 @@ class Ball:
             return images.clamp(centres - radius, centres + radius).clamp(0, 1)
         return _project_l2(images, centres, radius)
 
-    def random(self, centres: Images, numbers: Draws) -> Images:
+    def random(self, centres: Images, numbers: ImageDraws) -> Images:
         """Images drawn uniformly from the ball, then projected into the box."""
         shape = centres.shape[1:]
         if self.norm == "linf":
@@ -142,18 +168,3 @@ def _project_l2(images: Images, centres: Images, radius: float) -> Images:
 
 def _length(images: Images) -> Float[Tensor, " batch"]:
     return torch.linalg.vector_norm(images.flatten(1), dim=1, dtype=torch.float64)
-
-
-def pixels_of(eps: str | float | int) -> float:
-    """A length in pixels of [0, 1] from what a user types; raises AttackError for what is no number.
-
-    >>> pixels_of("51/255"), pixels_of(0.5)
-    (0.2, 0.5)
-    """
-    try:
-        top, *rest = (float(part) for part in str(eps).split("/"))
-        if len(rest) > 1:
-            raise ValueError
-        return top / rest[0] if rest else top
-    except (ValueError, ZeroDivisionError):
-        raise AttackError(f"eps {eps!r} is no number; write it as 8/255 or 0.03, in pixels of [0, 1]") from None

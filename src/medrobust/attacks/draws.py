@@ -20,7 +20,7 @@ Randomness = torch.Generator | Sequence[torch.Generator]  # one for all images, 
 
 
 @dataclass(frozen=True, eq=False)
-class Draws:
+class ImageDraws:
     """One generator an image; drawing moves them on."""
 
     generators: tuple[torch.Generator, ...]
@@ -35,9 +35,9 @@ class Draws:
         each = [torch.randn(shape, generator=generator) for generator in self.generators]
         return torch.stack(each).to(device) if each else torch.zeros(0, *shape, device=device)
 
-    def of(self, rows: Int[Tensor, " rows"]) -> "Draws":
+    def of(self, rows: Int[Tensor, " rows"]) -> "ImageDraws":
         """The same generators, for some of the images."""
-        return Draws(tuple(self.generators[row] for row in rows.tolist()))
+        return ImageDraws(tuple(self.generators[row] for row in rows.tolist()))
 
 
 def seeds_of(randomness: Randomness, count: int) -> tuple[int, ...]:
@@ -51,6 +51,6 @@ def seeds_of(randomness: Randomness, count: int) -> tuple[int, ...]:
     return tuple(int(torch.randint(2**62, (), generator=generator)) for generator in generators)
 
 
-def draws(randomness: Randomness, count: int, use: str) -> Draws:
+def draws(randomness: Randomness, count: int, use: str) -> ImageDraws:
     """A stream for each of `count` images, taken from the caller's randomness."""
-    return Draws(tuple(stream(seed, use) for seed in seeds_of(randomness, count)))
+    return ImageDraws(tuple(stream(seed, use) for seed in seeds_of(randomness, count)))

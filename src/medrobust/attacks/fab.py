@@ -7,17 +7,18 @@ are the papers'.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from medrobust.attacks.ball import Ball, Norm, per_pixel
-from medrobust.attacks.draws import Draws, Randomness, draws
+from medrobust.attacks.draws import ImageDraws, Randomness, draws
 from medrobust.attacks.errors import AttackError
 from medrobust.attacks.losses import likeliest_others, margin, targeted_margin, wrong
-from medrobust.attacks.search import Rows, answer, first_look, slope
+from medrobust.attacks.search import GRADIENT, Rows, answer, first_look, slope
 from medrobust.types import Classifier, Images, Labels
 
 _ROUNDS = 24  # of the projection onto a plane inside the box; three or four are usual
@@ -51,10 +52,13 @@ class Fab:
     targets: int = 9
     steps: int = 100
     restarts: int = 1
-    most: float = 0.1  # alpha_max: the largest pull towards the original
-    overshoot: float = 1.05  # eta
-    retreat: float = 0.9  # beta: how much of the way is kept after a success
-    refinements: int = 3
+    most: Annotated[float, Field(ge=0, le=1)] = 0.1  # alpha_max: the largest pull towards the original
+    overshoot: Annotated[float, Field(ge=1)] = 1.05  # eta
+    retreat: Annotated[float, Field(gt=0, le=1)] = 0.9  # beta: how much of the way is kept after a success
+    refinements: Annotated[int, Field(ge=0)] = 3
+
+    needs_gradients: ClassVar[bool] = True
+    fewest_classes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if min(self.targets, self.steps, self.restarts) < 1:
@@ -62,6 +66,16 @@ class Fab:
                 f"{self.targets} targets, {self.steps} steps, {self.restarts} restarts were asked for; take at least "
                 "one each"
             )
+
+    def cost(self, classes: int) -> int:
+        """The first look, a gradient and an answer a step for each restart and target, and the final search.
+
+        Exact where a wrong answer was found outside the ball; where none was found anywhere, the final search (two
+        answers and one for each refinement) is saved.
+        """
+        attempts = self.restarts * min(self.targets, classes - 1)
+        final = 2 + self.refinements if self.refinements else 0
+        return 1 + attempts * self.steps * (GRADIENT + 1) + final
 
     @torch.inference_mode(False)
     def __call__(
@@ -181,7 +195,7 @@ def to_plane(points: Images, normal: Images, value: Float[Tensor, " batch"], nor
     return way * torch.minimum(per_pixel(multiple) * unit, room)
 
 
-def _start(search: _Search, rows: Rows, numbers: Draws) -> Float[Tensor, "rows 3 h w"]:
+def _start(search: _Search, rows: Rows, numbers: ImageDraws) -> Float[Tensor, "rows 3 h w"]:
     """A random point at half the best distance, as in section 3.4; within half the ball where nothing was found yet."""
     ball, originals = search.ball, search.images[rows]
     share = per_pixel((search.best.distance[rows].clamp(max=ball.eps) / (2 * ball.eps)).float())

@@ -44,14 +44,14 @@ def scale_free_margin(
     """The margin divided by a constant of the image: defined for 2 and 3 classes, where DLR is not (ours).
 
     DLR divides by a difference of sorted logits, so that shifting and scaling the logits changes nothing. With two
-    classes that quotient is always 1 or -1, its gradient zero. Here the divisor is the `spread` of the clean image's
-    logits: a constant along the attack, so values stay comparable from step to step and gradients never vanish.
+    classes that quotient is always 1 or -1, its gradient zero. Here the divisor is the `logit_range` of the clean
+    image: a constant along the attack, so values stay comparable from step to step and gradients never vanish.
     """
     gap = margin(logits, labels) if targets is None else targeted_margin(logits, labels, targets)
     return gap / scale
 
 
-def spread(logits: Logits) -> PerImage:
+def logit_range(logits: Logits) -> PerImage:
     """Largest less smallest logit; 1 where they are all the same or not finite. No gradient flows through it."""
     width = (logits.amax(dim=1) - logits.amin(dim=1)).detach()
     return torch.where((width > 0) & width.isfinite(), width, 1)

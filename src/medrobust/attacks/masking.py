@@ -12,7 +12,7 @@ import torch
 from medrobust.attacks.attack import Attack
 from medrobust.attacks.ball import Ball
 from medrobust.attacks.errors import NoGradientError
-from medrobust.attacks.losses import cross_entropy, margin, spread
+from medrobust.attacks.losses import cross_entropy, logit_range, margin
 from medrobust.attacks.pgd import Pgd
 from medrobust.attacks.search import answer, badness, slope
 from medrobust.types import Classifier, Images, Labels
@@ -25,7 +25,7 @@ _STEPS = 20
 def randomness(classifier: Classifier, images: Images) -> str | None:
     """The same images twice; dropout and noise change the logits, rounding does not."""
     first, second = answer(classifier, images), answer(classifier, images)
-    if not len(images) or bool(((first - second).abs().nan_to_num() <= 1e-4 * (1 + spread(first)[:, None])).all()):
+    if not len(images) or bool(((first - second).abs().nan_to_num() <= 1e-4 * (1 + logit_range(first)[:, None])).all()):
         return None
     return (
         "The same image gets other logits each time: dropout or noise is active. Put the model in evaluation mode, or "
@@ -88,7 +88,7 @@ def more_steps(
         many = worst(Pgd(steps=_STEPS, random_start=False))
     except NoGradientError:
         return None
-    behind = int((one > many + 1e-3 * spread(answer(classifier, images))).sum())
+    behind = int((one > many + 1e-3 * logit_range(answer(classifier, images))).sum())
     if behind < max(1.0, 0.1 * len(images)):
         return None
     return (

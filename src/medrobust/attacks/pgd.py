@@ -8,16 +8,18 @@ margin as loss).
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 
-from medrobust.attacks.ball import Ball
+from medrobust.attacks.ball import Ball, Distance
 from medrobust.attacks.draws import Randomness, draws
 from medrobust.attacks.errors import AttackError, NoGradientError
 from medrobust.attacks.losses import PerImage, cross_entropy, dlr, margin
 from medrobust.attacks.search import (
-    Found,
+    GRADIENT,
+    BestFound,
     Rows,
     answer,
     badness,
@@ -43,10 +45,12 @@ class Pgd:
 
     steps: int = 100
     restarts: int = 1
-    step: float | None = None
+    step: Distance | None = None
     loss: Literal["ce", "margin", "dlr"] = "ce"
-    momentum: float = 0.0
+    momentum: Annotated[float, Field(ge=0)] = 0.0
     random_start: bool = True
+
+    needs_gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
@@ -56,6 +60,15 @@ class Pgd:
         if self.restarts > 1 and not self.random_start:
             raise AttackError(f"{self.restarts} restarts from the same point find the same; take random_start=True")
 
+    @property
+    def fewest_classes(self) -> int:
+        """3 for DLR, 2 for the other losses."""
+        return 3 if self.loss == "dlr" else 2
+
+    def cost(self, classes: int) -> int:  # noqa: ARG002 - the same for any number of classes
+        """Exact: the first look, and for each restart a gradient a step and the answer at the last point."""
+        return 1 + self.restarts * (GRADIENT * self.steps + 1)
+
     @torch.inference_mode(False)
     def __call__(
         self, classifier: Classifier, images: Images, labels: Labels, *, ball: Ball, generator: Randomness
@@ -64,13 +77,13 @@ class Pgd:
         clean = first_look(classifier, images, labels)
         numbers = draws(generator, len(images), "pgd")
 
-        def attempt(_: int, rows: Rows) -> Found:
+        def attempt(_: int, rows: Rows) -> BestFound:
             start = ball.random(images[rows], numbers.of(rows)) if self.random_start else images[rows].clone()
             return self._climb(classifier, images[rows], labels[rows], ball, start)
 
         return keep_trying(attempt, self.restarts, images, badness(clean, labels)).images
 
-    def _climb(self, classifier: Classifier, images: Images, labels: Labels, ball: Ball, start: Images) -> Found:
+    def _climb(self, classifier: Classifier, images: Images, labels: Labels, ball: Ball, start: Images) -> BestFound:
         """One start. Images with a wrong answer drop out of the batch."""
         best, rows = nothing_yet(images), torch.arange(len(images), device=images.device)
         points, velocity = start, torch.zeros_like(start)

@@ -4,18 +4,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from medrobust.attacks.errors import AttackError, NoGradientError
-from medrobust.attacks.losses import margin, wrong
+from medrobust.attacks.losses import PerImage, margin, wrong
 from medrobust.types import Classifier, Images, Labels, Logits
 
-PerImage = Float[Tensor, " batch"]
 Rows = Int[Tensor, " rows"]  # places in the batch
 
+GRADIENT = 3  # a gradient by the pixels, in forward passes: one forward, and one backward that costs two
 
-class Found(NamedTuple):
+
+class BestFound(NamedTuple):
     """The best image found for each original, and how bad its answer is."""
 
     images: Images
@@ -35,7 +36,7 @@ class Slope(NamedTuple):
     gradient: Images
 
 
-Attempt = Callable[[int, Rows], Found]  # (number of the attempt, rows of the batch) -> what it found for these rows
+Attempt = Callable[[int, Rows], BestFound]  # (number of the attempt, rows of the batch) -> what it found for these rows
 
 
 def badness(logits: Logits, labels: Labels) -> PerImage:
@@ -91,21 +92,21 @@ def slope(classifier: Classifier, points: Images, loss: Callable[[Logits], PerIm
     return Slope(logits.detach(), value.detach(), gradient.nan_to_num(0.0, 0.0, 0.0))
 
 
-def record(best: Found, rows: Rows, points: Images, values: PerImage) -> None:
+def record(best: BestFound, rows: Rows, points: Images, values: PerImage) -> None:
     """Write into `best`, which the caller owns, the points that are worse answered than what it holds."""
     better = values > best.badness[rows]
     best.images[rows[better]] = points[better]
     best.badness[rows[better]] = values[better]
 
 
-def nothing_yet(images: Images) -> Found:
+def nothing_yet(images: Images) -> BestFound:
     """The originals, in buffers of their own, beaten by any point."""
-    return Found(images.clone(), torch.full((len(images),), -torch.inf, device=images.device))
+    return BestFound(images.clone(), torch.full((len(images),), -torch.inf, device=images.device))
 
 
-def keep_trying(attempt: Attempt, times: int, images: Images, clean: PerImage) -> Found:
+def keep_trying(attempt: Attempt, times: int, images: Images, clean: PerImage) -> BestFound:
     """Several attempts, each at the images that are still right; those wrong from the start are left alone."""
-    best = Found(images.clone(), clean.clone())
+    best = BestFound(images.clone(), clean.clone())
     for number in range(times):
         rows = best.standing
         if not len(rows):

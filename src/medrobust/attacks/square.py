@@ -7,16 +7,17 @@ ECCV 2020, algorithms 1 to 3; first size of the squares and number of queries as
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from medrobust.attacks.ball import Ball, per_pixel
-from medrobust.attacks.draws import Draws, Randomness, draws
+from medrobust.attacks.draws import ImageDraws, Randomness, draws
 from medrobust.attacks.errors import AttackError
 from medrobust.attacks.search import (
-    Found,
+    BestFound,
     Rows,
     answer,
     badness,
@@ -50,12 +51,19 @@ class Square:
     restarts: int = 1
     area: float = 0.8
 
+    needs_gradients: ClassVar[bool] = False
+    fewest_classes: ClassVar[int] = 2
+
     def __post_init__(self) -> None:
         if self.queries < 1 or self.restarts < 1 or not 0 < self.area <= 1:
             raise AttackError(
                 f"{self.queries} queries, {self.restarts} restarts and squares of {self.area:g} of the image were "
                 "asked for; take at least one query and restart, and a share above 0 and up to 1"
             )
+
+    def cost(self, classes: int) -> int:  # noqa: ARG002 - the same for any number of classes
+        """Exact: the first look and the queries."""
+        return 1 + self.restarts * self.queries
 
     def __call__(
         self, classifier: Classifier, images: Images, labels: Labels, *, ball: Ball, generator: Randomness
@@ -64,12 +72,14 @@ class Square:
         clean = first_look(classifier, images, labels)
         numbers = draws(generator, len(images), "square")
 
-        def attempt(_: int, rows: Rows) -> Found:
+        def attempt(_: int, rows: Rows) -> BestFound:
             return self._search(classifier, images[rows], labels[rows], ball, numbers.of(rows))
 
         return keep_trying(attempt, self.restarts, images, badness(clean, labels)).images
 
-    def _search(self, classifier: Classifier, images: Images, labels: Labels, ball: Ball, numbers: Draws) -> Found:
+    def _search(
+        self, classifier: Classifier, images: Images, labels: Labels, ball: Ball, numbers: ImageDraws
+    ) -> BestFound:
         best, rows = nothing_yet(images), torch.arange(len(images), device=images.device)
         points = _begin(images, ball, numbers)
         height, width = images.shape[2:]
@@ -124,7 +134,7 @@ def _hill(rows: int, columns: int) -> Float[Tensor, "rows columns"]:
     return sums[frames]
 
 
-def _begin(images: Images, ball: Ball, numbers: Draws) -> Images:
+def _begin(images: Images, ball: Ball, numbers: ImageDraws) -> Images:
     """linf: vertical stripes of one sign a column and channel. l2: the pattern on five by five tiles, random signs."""
     channels, height, width = images.shape[1:]
     if ball.norm == "linf":

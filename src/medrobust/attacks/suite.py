@@ -7,7 +7,7 @@ targeted scale-free margin (ours), and the report does not call itself standard.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,14 +27,29 @@ from medrobust.attacks.square import Square
 from medrobust.seeds import stream
 from medrobust.types import Classifier, Images, Labels
 
-Progress = Callable[[str, int, int], None]  # (attack, images done, images it tries)
+_Progress = Callable[[str, int, int], None]  # (attack, images done, images it tries)
 
 
 @dataclass(frozen=True)
 class AutoAttack:
-    """The whole set as one attack, so many images at once; `evaluate` tells more about the same run."""
+    """The whole set as one attack, `batch` images at once; `run_suite` tells more about the same run."""
 
     batch: int = 64
+
+    needs_gradients: ClassVar[bool] = False
+    fewest_classes: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise AttackError(f"batch is {self.batch}, must be at least 1")
+
+    def members(self, classes: int) -> dict[str, Attack]:
+        """The four attacks in their order."""
+        return standard_set(classes)
+
+    def cost(self, classes: int) -> int:
+        """The members' costs, and what the suite asks itself; FAB may save five answers, as said there."""
+        return suite_cost(self.members(classes), classes)
 
     def __call__(
         self, classifier: Classifier, images: Images, labels: Labels, *, ball: Ball, generator: Randomness
@@ -42,7 +57,7 @@ class AutoAttack:
         """Attacked images in ball and box; the originals where no attack succeeded."""
         if not len(images):
             return images.clone()
-        return evaluate(
+        return run_suite(
             classifier, images, labels, ball=ball, generator=generator, batch=self.batch, probe=False
         ).images
 
@@ -56,8 +71,16 @@ def standard_set(classes: int) -> dict[str, Attack]:
     return {"apgd-ce": Apgd(), **targeted, "fab-t": Fab(), "square": Square()}
 
 
+def suite_cost(attacks: Mapping[str, Attack], classes: int) -> int:
+    """Forward passes at most of `run_suite`, without its `probe`, for one image that no attack breaks.
+
+    Beside the attacks: one answer to the image as it is and two that must agree; and one to judge what each returned.
+    """
+    return 3 + sum(attack.cost(classes) + 1 for attack in attacks.values())
+
+
 @torch.inference_mode(False)
-def evaluate(
+def run_suite(
     classifier: Classifier,
     images: Images,
     labels: Labels,
@@ -67,7 +90,7 @@ def evaluate(
     attacks: Mapping[str, Attack] | None = None,
     batch: int = 64,
     probe: bool = True,
-    progress: Progress | None = None,
+    progress: _Progress | None = None,
 ) -> Report:
     """Attack after attack, each at the images still answered rightly, `batch` at once; by default the standard set.
 
@@ -104,7 +127,7 @@ class _Given(NamedTuple):
     labels: Labels
     ball: Ball
     seeds: tuple[int, ...]
-    progress: Progress
+    progress: _Progress
 
 
 class _Worst(NamedTuple):
@@ -177,8 +200,8 @@ def _signs(
         entropy, logits = masking.flat(given.classifier, given.images[rows[part]], given.labels[rows[part]])
         zero[0], zero[1] = zero[0] + entropy, zero[1] + logits
 
-    black = [stage for stage in stages if isinstance(attacks[stage.name], Square)]
-    white = [stage for stage in stages if not isinstance(attacks[stage.name], Square) and not stage.skipped]
+    black = [stage for stage in stages if not attacks[stage.name].needs_gradients]
+    white = [stage for stage in stages if attacks[stage.name].needs_gradients and not stage.skipped]
     found = [masking.black_box_better(stage.name, stage.broken, len(right)) for stage in black if white]
     try:
         in_batches(len(rows), batch, count)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from medrobust.cli.app import KNOWN, RUNS, Json, Out, Transfer, carry_out, command, listing
+from medrobust.cli.app import KNOWN, RUNS, Json, Out, SetValues, Transfer, carry_out, command, listing
 from medrobust.cli.certify import PLAIN
 from medrobust.cli.options import Options, with_options
 from medrobust.errors import ConfigError
@@ -19,10 +19,17 @@ from medrobust.jobs.parts import AttackSettings, CertifySettings
     ),
     Options(AttackSettings, "Attack", defaults={"eps": ["8/255"]}),
 )  # fmt: skip
-def attack(out: Out, given: dict[type, dict[str, Any]], transfer: Transfer = False, as_json: Json = False) -> None:
+def attack(
+    out: Out,
+    given: dict[type, dict[str, Any]],
+    set_: SetValues = [],  # noqa: B006 - typer copies it
+    transfer: Transfer = False,
+    as_json: Json = False,
+) -> None:
     """Attack images under one or several defences; what no attack breaks is robust accuracy."""
-    from medrobust.cli.choices import experiment_of
+    from medrobust.cli.choices import experiment_of, settings_of_attacks
 
+    given[AttackSettings]["settings"] = settings_of_attacks(given[AttackSettings]["attacks"], set_)
     asked = given[Experiment]
     if asked["data"] is None:
         experiment = _experiment_in(out, asked["limit"], asked["defences"])
@@ -42,23 +49,37 @@ def attack(out: Out, given: dict[type, dict[str, Any]], transfer: Transfer = Fal
     ),
     Options(CertifySettings, "Certificates"),
 )
-def evaluate(out: Out, given: dict[type, dict[str, Any]], transfer: Transfer = False, as_json: Json = False) -> None:
+def evaluate(
+    out: Out,
+    given: dict[type, dict[str, Any]],
+    set_: SetValues = [],  # noqa: B006 - typer copies it
+    transfer: Transfer = False,
+    as_json: Json = False,
+) -> None:
     """Attack and certify the same images under several defences: clean, robust and certified accuracy in one table."""
-    from medrobust.cli.choices import experiment_of
+    from medrobust.cli.choices import experiment_of, settings_of_attacks
 
+    given[AttackSettings]["settings"] = settings_of_attacks(given[AttackSettings]["attacks"], set_)
     experiment = experiment_of(given, transfer=transfer, attack=AttackSettings, certify=CertifySettings)
     carry_out(experiment, out, as_json)
 
 
 @command(KNOWN)
 def attacks(as_json: Json = False) -> None:
-    """List the attacks, what they need, and where they come from."""
+    """List the attacks, what they need, their settings, and where they come from."""
+    import yaml
+
     from medrobust.attacks import ATTACKS
 
-    rows = [
-        {"name": name, "title": e.title, "needs gradients": "yes" if e.needs_gradients else "no",
-         "fewest classes": e.fewest_classes, "reference": e.reference} for name, e in ATTACKS.items()
-    ]  # fmt: skip
+    rows = []
+    for name, entry in ATTACKS.items():
+        settings = entry.settings
+        told = ", ".join(f"{key}={yaml.safe_dump(value).split()[0]}" for key, value in settings.items())
+        rows.append({
+            "name": name, "title": entry.title, "needs gradients": "yes" if entry.default.needs_gradients else "no",
+            "fewest classes": entry.default.fewest_classes, "settings": settings if as_json else told,
+            "reference": entry.reference,
+        })  # fmt: skip
     listing(rows, as_json)
 
 

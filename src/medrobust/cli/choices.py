@@ -27,6 +27,25 @@ def chosen(texts: list[str], *, transfer: bool = False) -> list[Choice]:
     return _told_apart([_with_variant_of_state(choice) for choice in choices])
 
 
+def settings_of_attacks(attacks: list[str], texts: list[str]) -> dict[str, dict[str, Any]]:
+    """`--set` by attack: `KEY=VALUE` goes to all that have this setting, `ATTACK.KEY=VALUE` to one.
+
+    Raises AttackError for an unknown attack, ConfigError for a setting that none has.
+    """
+    from medrobust.settings import spread
+
+    return spread(fields_of_attacks(attacks), settings_of(texts))
+
+
+def fields_of_attacks(attacks: list[str]) -> dict[str, list[str]]:
+    """What may be set, by attack. Raises AttackError for an unknown one."""
+    from medrobust.attacks import ATTACKS, make_attack
+
+    for name in attacks:
+        make_attack(name)
+    return {name: list(ATTACKS[name].settings) for name in attacks}
+
+
 def _with_variant_of_state(choice: Choice) -> Choice:
     """A state given without a variant is called after the one it was learned in."""
     if choice.from_state is None or choice.settings:

@@ -32,17 +32,32 @@ def probe(
     as_json: Json = False,
 ) -> None:
     """Learn heads on the features of one or several models; clean accuracy and accuracy under attack in one table."""
-    from medrobust.cli.choices import experiment_of, settings_of
+    from medrobust.cli.choices import experiment_of
     from medrobust.jobs.probe import RECIPES, recipes_of
     from medrobust.jobs.probe import probe as carry_out
     from medrobust.machine import use_threads
 
-    heads = recipes_of(recipe or RECIPES, settings_of(set_))
+    told, given[AttackSettings]["settings"] = _told(list(recipe or RECIPES), given[AttackSettings]["attacks"], set_)
+    heads = recipes_of(recipe or RECIPES, told)
     experiment = experiment_of(given, attack=AttackSettings).model_copy(update={"defences": tuple(heads)})
     use_threads(experiment.threads)
-    with reporter() as told:
-        result = carry_out(model, experiment, out, tell=told)
+    with reporter() as speak:
+        result = carry_out(model, experiment, out, tell=speak)
     if as_json:
         typer.echo(json.dumps(result, indent=2, sort_keys=True))
         return
     typer.echo((out / "probe.md").read_text(encoding="utf-8"))
+
+
+def _told(recipes: list[str], attacks: list[str], texts: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """`--set` for the heads, as NAME.KEY, and by attack. Raises MedrobustError for a name or setting nobody has."""
+    from medrobust.cli.choices import fields_of_attacks, settings_of
+    from medrobust.defences import DEFENCES
+    from medrobust.jobs.probe import recipes_of
+    from medrobust.settings import spread
+
+    recipes_of(recipes, {})
+    fields = {name: list(DEFENCES[name].settings.model_fields) for name in recipes} | fields_of_attacks(attacks)
+    told = spread(fields, settings_of(texts))
+    heads = {f"{name}.{key}": value for name in recipes for key, value in told[name].items()}
+    return heads, {name: told[name] for name in attacks}

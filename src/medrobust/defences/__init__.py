@@ -1,4 +1,7 @@
-"""All defences by name. One paper, or one idea, a file; to add one: a file, and a line in `DEFENCES`."""
+"""All defences by name. One paper, or one idea, a file; to add one: a file, and a line in `DEFENCES`.
+
+Installed packages add lines through the entry points `medrobust.defences`.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -17,6 +20,7 @@ from medrobust.defences.tecoa import Fare, PmgAft, Tecoa, fare, pmg_aft, tecoa
 from medrobust.defences.vote import Vote, vote
 from medrobust.defences.zero_shot import ZeroShot, zero_shot
 from medrobust.errors import ConfigError, nearest
+from medrobust.plugins import Registry
 from medrobust.types import Defence
 
 
@@ -33,7 +37,7 @@ class Entry(NamedTuple):
     class_bound: bool = False  # what it learned speaks of its task's classes, of their number and order
 
 
-DEFENCES: dict[str, Entry] = {
+DEFENCES = Registry("medrobust.defences", "defence", Entry, {
     "zero-shot": Entry(zero_shot, ZeroShot, "nothing", "hand-written prompts", "Radford et al., ICML 2021"),
     "coop": Entry(coop, Coop, "labels", "few-shot context on clean images", "Zhou et al., IJCV 2022"),
     "promptsmooth": Entry(
@@ -68,7 +72,7 @@ DEFENCES: dict[str, Entry] = {
                     in_sessions=True, class_bound=True),
     "ran": Entry(ran, Ran, "labels", "the same against attacks on the images", "Han et al., Findings of EMNLP 2024",
                  in_sessions=True, class_bound=True),
-}  # fmt: skip
+})  # fmt: skip
 
 
 def make(name: str, settings: Mapping[str, Any] | None = None) -> Defence:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medrobust.attacks import AttackError, Ball, masking
 from medrobust.attacks.ball import Norm, pixels_of
-from medrobust.attacks.draws import Draws
+from medrobust.attacks.draws import ImageDraws
 from medrobust.attacks.losses import cross_entropy
 from medrobust.attacks.pgd import ascend
 from medrobust.data.augment import augment
@@ -187,7 +187,7 @@ class Batches(NamedTuple):
 
     def starts(self, step: int, rows: Rows, images: Images, settings: Adversarial) -> Images:
         """Where the attack on each image begins: uniform in the ball."""
-        numbers = Draws(tuple(stream(self.seed, f"attack {step}", row) for row in rows.tolist()))
+        numbers = ImageDraws(tuple(stream(self.seed, f"attack {step}", row) for row in rows.tolist()))
         return Ball(settings.norm, settings.eps).random(images, numbers)
 
 

@@ -57,6 +57,7 @@ class AttackSettings(BaseModel):
 
     `eps` in pixels of [0, 1]. `sigma` is the noise with which prompts that are tuned on the input are tuned, on the
     clean image, before they are frozen and attacked; that of the certificates where the experiment also certifies.
+    `settings` are those of each attack by its name, where they are not the usual ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +78,7 @@ class AttackSettings(BaseModel):
         None, "Noise under which prompts are tuned on the clean image, before the attack.", gt=0
     )
     batch: int = option(64, "Images attacked at once; it decides how floating-point sums are rounded.", ge=1)
+    settings: dict[str, dict[str, Any]] = option({}, "Settings by attack: {pgd: {steps: 20, step: 2/255}}.")
 
     @field_validator("norm", mode="before")
     @classmethod
@@ -93,6 +95,25 @@ class AttackSettings(BaseModel):
         sizes = value if isinstance(value, list | tuple) else (value,)
         return tuple(sorted(pixels_of(size) if isinstance(size, str | int | float) else size for size in sizes))
 
+    @field_validator("settings")
+    @classmethod
+    def _checked(cls, value: dict[str, dict[str, Any]], info: Any) -> dict[str, dict[str, Any]]:
+        """In the order of the attacks, without those that are usual anyway. Raises AttackError."""
+        from medrobust.attacks import ATTACKS, AttackError, make_attack
+
+        attacks = info.data.get("attacks", ())
+        other = next((name for name in value if name not in attacks), None)
+        if other is not None:
+            raise AttackError(
+                f"there are settings for {other}, which is not among the attacks ({', '.join(attacks)}); name it there "
+                "too, or leave its settings out"
+            )
+        given = {name: value[name] for name in attacks if name in value}
+        for name, part in given.items():
+            make_attack(name, part)
+        checked = {name: ATTACKS[name].checked(name, part) for name, part in given.items()}
+        return {name: part for name, part in checked.items() if part}
+
     @property
     def balls(self) -> "tuple[Ball, ...]":
         """The smallest first. Raises AttackError for an eps that cannot be meant."""
@@ -107,8 +128,13 @@ class AttackSettings(BaseModel):
 
     @property
     def name(self) -> str:
-        """The name of the set in tables."""
-        return "+".join(self.attacks)
+        """The name of the set in tables: `pgd(steps=20)+square`."""
+        if not self.settings:
+            return "+".join(self.attacks)
+        from medrobust.attacks import ATTACKS
+
+        given = self.settings
+        return "+".join(ATTACKS[one].called(one, given[one]) if one in given else one for one in self.attacks)
 
 
 class AuditSettings(BaseModel):

@@ -9,7 +9,7 @@ from medrobust.errors import ModelError
 from medrobust.models.clip import Clip, Source, load_clip
 from medrobust.models.conch import load_conch
 from medrobust.models.inputs import read_json
-from medrobust.models.known import BY_HAND, MODELS, Entry, Format
+from medrobust.models.known import MODELS, Entry
 from medrobust.models.locate import BUILTIN, Found, find
 from medrobust.models.medclip import load_medclip
 from medrobust.models.openai import load_chexzero
@@ -21,7 +21,7 @@ __all__ = ["BUILTIN", "MODELS", "Entry", "load", "locate"]
 
 Build = Callable[[Source], Clip]
 FAMILIES: dict[str, Build] = {"clip": load_clip, "siglip": load_siglip}  # of config.json's model_type
-NAMED: dict[Format, Build] = {"openai": load_chexzero, "medclip": load_medclip, "conch": load_conch}
+NAMED: dict[str, Build] = {"openai": load_chexzero, "medclip": load_medclip, "conch": load_conch}
 
 
 def load(
@@ -66,13 +66,14 @@ def locate(spec: str, revision: str | None = None) -> Path:
 def _reader(found: Found, spec: str) -> tuple[Build, Weights]:
     """What builds the model, told by the files as far as they tell, and its weights."""
     path = found.path
-    if found.entry and found.entry.format in BY_HAND:
+    if found.entry and found.entry.read:
+        return found.entry.read, read_weights(path if path.is_file() or _is_checkpoint(path) else _only_file(path))
+    if found.entry and found.entry.format in NAMED:
         return NAMED[found.entry.format], read_weights(_only_file(path) if path.is_dir() else path)
     if path.is_file():
         raise ModelError(f"{path} is a file; {spec.partition('=')[0]} is read from a folder")
     own = (path / "config.json").is_file()
-    whole = any((path / name).is_file() for names in TRANSFORMERS for name in names)
-    if (path / CONFIG).is_file() and not (own and whole):
+    if (path / CONFIG).is_file() and not (own and _is_checkpoint(path)):
         return load_open_clip, read_weights(path, (*OPEN_CLIP, *TRANSFORMERS))
     if not own and any((path / name).is_file() for names in OPEN_CLIP for name in names):
         raise ModelError(f"{path} has weights of open_clip and no {CONFIG}; copy it from the model's page")
@@ -82,11 +83,23 @@ def _reader(found: Found, spec: str) -> tuple[Build, Weights]:
             "it is none of open_clip"
         )
     family = read_json(path / "config.json").get("model_type")
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise ModelError(
-            f"{path / 'config.json'} says model_type {family!r}; of this format, {' and '.join(FAMILIES)} are read"
-        )
-    return FAMILIES[family], read_weights(path)
+    if isinstance(family, str) and family in FAMILIES:
+        return FAMILIES[family], read_weights(path)
+    return _of_plugins(path, family), read_weights(path if _is_checkpoint(path) else _only_file(path))
+
+
+def _of_plugins(path: Path, family: object) -> Build:
+    """What an installed package has for this model_type. Raises ModelError where there is nothing."""
+    reads = {entry.format: entry.read for entry in MODELS.values() if entry.read}
+    if not isinstance(family, str) or family not in reads:
+        told = " and ".join([*FAMILIES, *reads])
+        raise ModelError(f"{path / 'config.json'} says model_type {family!r}; of this format, {told} are read")
+    return reads[family]
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds weights under the names of transformers."""
+    return any((folder / name).is_file() for names in TRANSFORMERS for name in names)
 
 
 def _only_file(folder: Path) -> Path:

@@ -1,8 +1,14 @@
-"""The models that are known by name: where each lies, in which format, under which licence, and what it expects."""
+"""The models that are known by name: where each lies, in which format, under which licence, and what it expects.
 
+Installed packages add models through the entry points `medrobust.models`.
+"""
+
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from medrobust.plugins import Registry
 from medrobust.types.vit import Activation
 
 Format = Literal["transformers", "open_clip", "openai", "medclip", "conch"]
@@ -13,14 +19,18 @@ BY_HAND: tuple[Format, ...] = ("openai", "medclip", "conch")  # no file of their
 class Entry:
     """One known model.
 
-    `source`: "embedded", a hub id, or for a format of `BY_HAND` where a person gets the file. `revision`: the first
-    digits of the hub's commit, where it is known; `sha256` of the weights. None: not pinned.
+    `source`: "embedded", a hub id, the absolute path of a folder that a plugin brings, or, for a format of `BY_HAND`
+    and for a plugin's own, where a person gets the file. `revision`: the first digits of the hub's commit, where it is
+    known; `sha256` of the weights. None: not pinned.
+
+    `read` is for a format that a plugin brings: from a `models.clip.Source` to the model. It reads what `source` or
+    NAME=PATH names, and every folder whose config.json says `model_type` with the name of that format.
     """
 
     name: str
     title: str
     source: str
-    format: Format
+    format: str  # a Format, or a plugin's own
     image_size: int
     preprocessing: str
     licence: str
@@ -28,6 +38,13 @@ class Entry:
     activation: Activation | None = None  # of both towers; None: the checkpoint's own config says it
     revision: str | None = None
     sha256: str | None = None
+    read: Callable[[Any], Any] | None = None
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether its files can be had from a person only, not from the hub."""
+        own = self.read is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.source)
+        return self.format in BY_HAND or own
 
     @property
     def pinned(self) -> str:
@@ -40,7 +57,7 @@ _OWN = "from its preprocessor_config.json"
 _CROP = "shorter side to 224, centre cut out; CLIP's mean and std"
 _MIT = "MIT (code)"
 
-MODELS: dict[str, Entry] = {
+MODELS = Registry("medrobust.models", "model", Entry, {
     entry.name: entry
     for entry in (
         Entry("builtin", "small CLIP for blood cells, chest X-rays, colon tissue", "embedded", "transformers", 56, _OWN,
@@ -74,4 +91,4 @@ MODELS: dict[str, Entry] = {
         Entry("clip-vit-large-patch14", "OpenAI CLIP ViT-L/14", "openai/clip-vit-large-patch14", "transformers", 224,
               _OWN, _MIT, True),
     )
-}  # fmt: skip
+})  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medrobust.errors import ModelError
-from medrobust.models.known import BY_HAND, MODELS, Entry
+from medrobust.models.known import MODELS, Entry
 
 BUILTIN = Path(__file__).parent / "builtin"
 WANTED_FILES = [
@@ -31,12 +31,14 @@ def find(spec: str, revision: str | None = None) -> Found:
     entry = MODELS.get(spec)
     if entry and entry.source == "embedded":
         return Found(BUILTIN, entry)
+    if entry and Path(entry.source).is_absolute():
+        return Found(_existing(Path(entry.source), spec), entry)
     if Path(spec).expanduser().is_dir():
         return Found(Path(spec).expanduser(), None)
     name, _, path = spec.partition("=")
     if path and name in MODELS:
         return Found(_existing(Path(path).expanduser(), name), MODELS[name])
-    if entry and entry.format in BY_HAND:
+    if entry and entry.by_hand:
         raise ModelError(
             f"{spec} cannot be fetched by a program; get it from {entry.source} and pass --model {spec}=PATH"
         )

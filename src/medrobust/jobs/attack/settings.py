@@ -2,20 +2,13 @@
 
 from collections.abc import Mapping
 
-from medrobust.attacks import ATTACKS, Attack, AttackError, make
-from medrobust.attacks.apgd import Apgd
-from medrobust.attacks.fab import Fab
-from medrobust.attacks.pgd import Pgd
-from medrobust.attacks.square import Square
-from medrobust.attacks.suite import standard_set
+from medrobust.attacks import ATTACKS, Attack, AttackError, AttackSet, make_attack
+from medrobust.attacks.suite import suite_cost
 from medrobust.defences import make as make_defence
 from medrobust.jobs.bench import check_settings
 from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.parts import AttackSettings
 from medrobust.words import eps_text
-
-WHOLE = "autoattack"
-_GRADIENT = 3  # a forward and a backward pass, in forward passes
 
 
 def tuned_in(experiment: Experiment) -> list[str]:
@@ -47,7 +40,7 @@ def check_attack(experiment: Experiment) -> None:
     if twice:
         raise AttackError(f"eps {twice} is given twice; give each once")
     for name in settings.attacks:
-        make(name)
+        make_attack(name, settings.settings.get(name))
     if len(set(settings.attacks)) < len(settings.attacks):
         raise AttackError(f"an attack is named twice in {settings.name}; name each once")
     if tuned and sigma_of(experiment) is None:
@@ -62,32 +55,27 @@ def check_attack(experiment: Experiment) -> None:
         )
 
 
-def attacks_of(settings: AttackSettings, classes: int) -> dict[str, Attack] | None:
-    """The attacks in their order, None for the standard set; raises AttackError where there are too few classes."""
-    if settings.attacks == (WHOLE,):
-        return None
+def attacks_of(settings: AttackSettings, classes: int) -> dict[str, Attack]:
+    """The attacks in their order, a set by its members. Raises AttackError where there are too few classes for one."""
     chosen: dict[str, Attack] = {}
     for name in settings.attacks:
-        if classes < ATTACKS[name].fewest_classes:
+        attack = make_attack(name, settings.settings.get(name))
+        if classes < attack.fewest_classes:
+            enough = [other for other, entry in ATTACKS.items() if entry.default.fewest_classes <= classes]
             raise AttackError(
-                f"{name} needs {ATTACKS[name].fewest_classes} classes, the task has {classes}; take apgd-margin or "
-                "apgd-t-margin"
+                f"{name} needs {attack.fewest_classes} classes, the task has {classes}; take another "
+                f"({', '.join(enough)})"
             )
-        chosen |= standard_set(classes) if name == WHOLE else {name: make(name)}
+        found = attack.members(classes) if isinstance(attack, AttackSet) else {name: attack}
+        twice = next((one for one in found if chosen.get(one, found[one]) != found[one]), None)
+        if twice:
+            raise AttackError(
+                f"{twice} is named with settings of its own and is part of a set too; leave one of them out"
+            )
+        chosen |= found
     return chosen
 
 
-def passes(attacks: Mapping[str, Attack] | None, classes: int) -> int:
-    """Forward passes for an image that nothing breaks; a gradient counts as three."""
-    total = 0
-    for attack in (standard_set(classes) if attacks is None else attacks).values():
-        match attack:
-            case Apgd(targets=targets, steps=steps, restarts=restarts):
-                total += _GRADIENT * steps * restarts * max(1, min(targets, classes - 1))
-            case Fab(targets=targets, steps=steps, restarts=restarts):
-                total += (_GRADIENT + 1) * steps * restarts * min(targets, classes - 1)
-            case Pgd(steps=steps, restarts=restarts):
-                total += _GRADIENT * steps * restarts
-            case Square(queries=queries, restarts=restarts):
-                total += queries * restarts
-    return total
+def passes(attacks: Mapping[str, Attack], classes: int) -> int:
+    """Forward passes at most, at one eps, for an image that nothing breaks; a gradient counts as three."""
+    return suite_cost(attacks, classes)

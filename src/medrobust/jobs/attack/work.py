@@ -13,8 +13,7 @@ from medrobust.attacks import Attack, Ball, masking
 from medrobust.attacks.attack import in_batches
 from medrobust.attacks.report import Report
 from medrobust.attacks.search import answer
-from medrobust.attacks.square import Square
-from medrobust.attacks.suite import evaluate
+from medrobust.attacks.suite import run_suite
 from medrobust.jobs.attack.notes import AttackNotes
 from medrobust.jobs.bench import Bench
 from medrobust.jobs.fitting import Fitted, tuned_on
@@ -32,7 +31,7 @@ class Attacking(NamedTuple):
     bench: Bench
     fitted: Sequence[Fitted]
     settings: AttackSettings
-    attacks: Mapping[str, Attack] | None  # None: AutoAttack's standard set
+    attacks: Mapping[str, Attack]
     sigma: float | None = None  # the noise under which prompts are tuned
     seconds: float = 0.0  # a row may take
     tell: Tell = SILENT
@@ -103,7 +102,7 @@ def attack_in_ball(
     opened: Attacking, defence: str, classifier: Classifier, batch: Batch, ball: Ball, notes: AttackNotes
 ) -> list[AttackedRow]:
     """All attacks at these images, in one ball."""
-    report = evaluate(
+    report = run_suite(
         classifier, batch.images, batch.labels, ball=ball, attacks=opened.attacks,
         generator=[stream(opened.bench.experiment.seed, "attack", item) for item in batch.ids],
         batch=opened.settings.batch, probe=False, progress=opened.tell.progress,
@@ -137,7 +136,7 @@ def probe(opened: Attacking, fitted: Fitted) -> list[str]:
     """Signs of masked gradients, at a few images spread over the data, in the smallest ball."""
     bench, settings = opened.bench, opened.settings
     few = read(bench, range(0, len(bench.data), -(-len(bench.data) // masking.PROBED)))
-    found = evaluate(
+    found = run_suite(
         fitted.classifier, few.images, few.labels, ball=settings.balls[0], attacks={}, batch=settings.batch,
         generator=[stream(bench.experiment.seed, "attack", item) for item in few.ids],
     )  # fmt: skip
@@ -194,9 +193,9 @@ def _said(logits: Float[Tensor, " classes"], label: int, *, right: bool) -> int 
     return int(others.argmax())
 
 
-def black_box(attacks: Mapping[str, Attack] | None, rows: Sequence[AttackedRow]) -> str | None:
+def black_box(attacks: Mapping[str, Attack], rows: Sequence[AttackedRow]) -> str | None:
     """Whether a black-box attack broke images that every white-box attack before it left standing, over all rows."""
-    black = [name for name, one in (attacks or {"square": Square()}).items() if isinstance(one, Square)]
-    if not black or (attacks is not None and len(attacks) == len(black)):
+    black = [name for name, one in attacks.items() if not one.needs_gradients]
+    if not black or len(attacks) == len(black):
         return None
     return masking.black_box_better(black[0], sum(row.broken_by == black[0] for row in rows), len(rows))
