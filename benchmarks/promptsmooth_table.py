@@ -21,8 +21,11 @@ from typing import Any
 import yaml
 from product import ROOT, fill, keep
 
+from medrobust.jobs.bench import certify_of
 from medrobust.jobs.experiment import Choice, Experiment
+from medrobust.jobs.parts import CertifySettings
 from medrobust.jobs.run import run
+from medrobust.machine import use_threads
 from medrobust.results import Row, paired_gain, read_rows
 from medrobust.results.report.markdown import markdown_table, percent, table_line
 from medrobust.results.tables import number_key
@@ -70,7 +73,8 @@ def _carried_out(
 ) -> tuple[dict[str, Any], list[Row], Experiment]:
     experiment = _experiment(name, getattr(arguments, name), arguments, wanted)
     began = time.perf_counter()
-    summary = run(experiment, out, reporter=_reporter(name))
+    use_threads(experiment.threads)
+    summary = run(experiment, out, tell=_reporter(name))
     print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return summary, read_rows(out / "certified.jsonl"), experiment
 
@@ -82,13 +86,15 @@ def _experiment(name: str, data: str, arguments: argparse.Namespace, wanted: Seq
         task=TASKS[name],
         limit=arguments.images,
         defences=_rows([Choice.model_validate(choice) for choice in settings["defences"]], wanted),
-        sigmas=tuple(arguments.sigmas),
-        n=arguments.n,
-        stopping="fixed",
-        batch=64,
-        lean=False,
         threads=arguments.threads,
-        radii=(0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
+        certify=CertifySettings(
+            sigmas=tuple(arguments.sigmas),
+            draws=arguments.n,
+            stopping="fixed",
+            batch=64,
+            lean=False,
+            radii=(0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
+        ),
     )
 
 
@@ -102,8 +108,9 @@ def _rows(choices: Sequence[Choice], wanted: Sequence[str]) -> tuple[Choice, ...
 
 
 def _section(name: str, summary: dict[str, Any], rows: Sequence[Row], experiment: Experiment) -> str:
+    settings = certify_of(experiment)
     labels = [choice.name for choice in experiment.defences if choice.name != "zero-shot"]
-    compared = [pair for pair in COMPARED if pair[0] in experiment.sigmas]
+    compared = [pair for pair in COMPARED if pair[0] in settings.sigmas]
     head = "| defence | " + " | ".join(f"σ {s:g}, r {r:g}" for s, r in compared) + " |"
     lines = [head, "| --- |" + " ---: |" * len(compared)]
     for label in labels:
@@ -111,8 +118,8 @@ def _section(name: str, summary: dict[str, Any], rows: Sequence[Row], experiment
         lines.append(f"| {label} | " + " | ".join(f"{g.points:+.1f} ({_p(g.p_value)})" for g in gains) + " |")
     gains_table = "\n".join(lines)
     return (
-        f"## {TITLES[name]}\n\n{summary['images']} test images in turn from every class, n = {experiment.n}, "
-        f"alpha = {experiment.alpha:g}, seed {experiment.seed}.\n\n{markdown_table(summary)}\n"
+        f"## {TITLES[name]}\n\n{summary['images']} test images in turn from every class, n = {settings.draws}, "
+        f"alpha = {settings.alpha:g}, seed {experiment.seed}.\n\n{markdown_table(summary)}\n"
         f"Points of certified accuracy gained over zero-shot on the same images (McNemar's exact p):\n\n{gains_table}"
     )
 

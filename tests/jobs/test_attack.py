@@ -168,8 +168,11 @@ def test_a_picture_shows_the_smallest_eps_that_broke_its_image(tiny: Clip) -> No
 def test_several_eps_are_told_side_by_side(graded: Path, finished: Path) -> None:
     rows = read_attacked(graded / "attacked.jsonl")
     sizes = [28 / 255, 56 / 255]
-    assert [row.key for row in rows[:4]] == [
-        AttackedKey(rows[0].id, eps, name) for eps in sizes for name in ("zero-shot", "few-shot")
+    assert [row.key for row in rows[:8]] == [
+        AttackedKey(item, eps, name)
+        for name in ("zero-shot", "few-shot")
+        for item in (rows[0].id, rows[2].id)
+        for eps in sizes
     ]
     summary = json.loads((graded / "summary.json").read_text())
     for name in ("zero-shot", "few-shot"):
@@ -196,11 +199,12 @@ def test_killed_between_two_eps_it_ends_with_the_same_bytes(
         assert (folder / name).read_bytes() == (graded / name).read_bytes(), name
 
 
-def test_an_attack_yaml_with_a_lone_eps_is_understood(folder: Path, experiment: Experiment) -> None:
+def test_settings_with_a_lone_eps_are_understood(folder: Path, experiment: Experiment) -> None:
     before = (folder / "attacked.jsonl").read_bytes()
-    values = yaml.safe_load((folder / "attack.yaml").read_text())
-    (folder / "attack.yaml").write_text(yaml.safe_dump({**values, "eps": values["eps"][0]}))
-    with pytest.raises(RunError, match="holds an attack in linf 56/255, asked for linf 28/255, 56/255"):
+    values = yaml.safe_load((folder / "experiment.yaml").read_text())
+    values["attack"]["eps"] = values["attack"]["eps"][0]
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(RunError, match="holds a run with eps = 56/255, asked for 28/255, 56/255"):
         attack(experiment, GRADED, folder)
     summary = attack(experiment, STRONG, folder)
     assert (folder / "attacked.jsonl").read_bytes() == before
@@ -274,7 +278,9 @@ def test_interrupted_by_hand_and_resumed(
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         attack(experiment, STRONG, out)
-    assert len(read_attacked(out / "attacked.jsonl")) == 4
+    assert [row.defence for row in read_attacked(out / "attacked.jsonl")] == ["zero-shot"] * 2 + ["few-shot"] * 2 + [
+        "zero-shot"
+    ] * 2
     monkeypatch.undo()
     attack(experiment, STRONG, out)
     for name in FILES:
@@ -321,7 +327,7 @@ def test_certificates_and_attacks_of_one_experiment_share_a_folder(folder: Path,
     assert "What these certificates say" in both
     assert '<section id="attacked">' in both
     assert both != page
-    plain = experiment.changed(**{"sigmas": (0.5,), "n": 100})  # how it was certified is nothing to an attack
+    plain = experiment.changed(**{"sigmas": (0.5,), "draws": 100})  # how it was certified is nothing to an attack
     attack(plain, STRONG, folder)
     assert (folder / "experiment.yaml").read_bytes() == settings.replace(b"limit: 2", b"limit: 5")
     assert (folder / "environment.json").read_bytes() == record
@@ -479,8 +485,8 @@ def test_a_longer_attack_by_setting_breaks_what_a_short_one_leaves(tiny: Clip) -
     broken = []
     for steps in (1, 30):
         settings = AttackSettings(attacks=("pgd",), settings={"pgd": {"steps": steps, "step": "0.25/255"}})
-        siege = toy_siege(tiny, 6 / 255)._replace(attacks=attacks_of(settings, 2))
-        broken.append(sum(row.broken_by == "pgd" for row in toy_rows(siege).values()))
+        opened = toy_job(tiny, 6 / 255)._replace(attacks=attacks_of(settings, 2))
+        broken.append(sum(row.broken_by == "pgd" for row in toy_rows(opened).values()))
     assert broken[0] < broken[1] == 3
 
 
@@ -488,7 +494,7 @@ def test_usual_settings_are_none(finished: Path) -> None:
     assert AttackSettings(attacks=("pgd",), settings={"pgd": {"steps": 100, "step": None}}) == AttackSettings(
         attacks=("pgd",)
     )
-    assert "settings" not in yaml.safe_load((finished / "attack.yaml").read_text())
+    assert yaml.safe_load((finished / "experiment.yaml").read_text())["attack"]["settings"] == {}
 
 
 @pytest.mark.parametrize(
@@ -526,8 +532,11 @@ def test_a_member_of_a_set_is_not_weakened_in_silence() -> None:
         (["--norm", "l3"], "there are linf and l2"),
         (["--attack", "pdg"], "did you mean 'pgd'?"),
         (["--attack", "pgd", "--attack", "pgd"], "named twice"),
-        (["--attack", "apgd-t"], "apgd-t needs 4 classes, the task has 3"),
-        (["--defence", "promptsmooth:combined"], "give its --sigma"),
+        (["--attack", "apgd-t"], "apgd-t needs 4 classes, the task has 3; take another (pgd, cw, apgd-ce, apgd-dlr,"),
+        (["--attack", "pgd", "--set", "steps"], "--set takes KEY=VALUE, got 'steps'"),
+        (["--attack", "pgd", "--set", "setps=3"], "none of pgd has a setting 'setps' (did you mean 'steps'?)"),
+        (["--attack", "pgd", "--set", "steps=many"], "pgd: steps = 'many': input should be a valid integer"),
+        (["--defence", "promptsmooth:combined"], "Pass --sigma"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(
@@ -553,4 +562,9 @@ def test_without_a_run_images_must_be_named(tmp_path: Path, picture_folder: Path
 def test_attacks_are_listed() -> None:
     listed = json.loads(invoke("attacks", "--json").stdout)
     assert [one["name"] for one in listed] == list(ATTACKS)
-    assert "autoattack" in invoke("attacks").stdout
+    assert listed[0]["settings"] == {
+        "steps": 100, "restarts": 1, "step": None, "momentum": 0.0, "random_start": True,
+    }  # fmt: skip
+    table = invoke("attacks").stdout
+    assert "autoattack" in table
+    assert "queries=5000, restarts=1, area=0.8" in table

@@ -123,7 +123,7 @@ def test_a_larger_limit_goes_on_and_changes_nothing(finished: tuple[Experiment, 
 
 
 def test_other_radii_are_only_another_table_where_they_decide_nothing(experiment: Experiment, tmp_path: Path) -> None:
-    fixed = experiment.changed(**{"stopping": "fixed", "n": 16, "defences": DEFENCES[:1]})
+    fixed = experiment.changed(**{"stopping": "fixed", "draws": 16, "defences": DEFENCES[:1]})
     run(fixed, tmp_path / "run")
     before = (tmp_path / "run" / "certified.jsonl").read_bytes()
     summary = run(fixed.changed(**{"radii": (0.0, 0.3)}), tmp_path / "run")
@@ -314,7 +314,7 @@ def test_nothing_heavy_happens_before_settings_are_checked(
 
     monkeypatch.setattr(module, "load", lambda *_a, **_k: pytest.fail("the model was loaded"))
     with pytest.raises(MedrobustError, match=r"take n >= 10"):
-        run(experiment.changed(**{"n": 5}), tmp_path / "run")
+        run(experiment.changed(**{"draws": 5}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -119,11 +119,11 @@ def test_a_prompt_tuned_on_the_input_is_attacked_as_tuned_at_the_first_sigma(
     ("change", "said"),
     [
         (["--eps", 8], "did you mean 8/255?"),
-        (["--n-max", 64], "holds a run with n = 32, asked for 64"),
-        (["--attack", "cw"], "holds an attack with attacks ="),
-        (["--set", "steps=9"], "holds an attack with pgd.steps = its usual value, asked for 9"),
+        (["--n-max", 64], "holds a run with draws = 32, asked for 64"),
+        (["--attack", "cw"], "holds a run with attacks ="),
+        (["--set", "steps=9"], "holds a run with pgd.steps = its usual value, asked for 9"),
         (["--set", "pdg.steps=9"], "none of pgd has a setting 'pdg.steps' (did you mean 'pgd.steps'?)"),
-        (["--radii", "0;1"], "--radii takes numbers with commas"),
+        (["--radii", "0;1"], "radii.0: Input should be a valid number"),
     ],
 )
 def test_another_evaluation_is_refused_before_any_work(

@@ -32,7 +32,9 @@ def open_attack(opening: Opening[Experiment]) -> Attacking:
     settings = attack_of(experiment)
     bench = prepare(experiment, given=opening.given)
     attacks = attacks_of(settings, len(bench.task.classes))
-    opened = Attacking(bench, (), settings, attacks, sigma_of(experiment), tell=tell)
+    path = opening.folder.path / "attacked.jsonl"
+    rows = read_attacked(path) if path.exists() else []
+    opened = Attacking(bench, (), settings, attacks, sigma_of(experiment), rows=rows, tell=tell)
     if opening.learn:
         for line in announcement(opened):
             tell.say(line)

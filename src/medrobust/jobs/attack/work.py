@@ -3,6 +3,7 @@
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,7 @@ class Attacking(NamedTuple):
     attacks: Mapping[str, Attack]
     sigma: float | None = None  # the noise under which prompts are tuned
     seconds: float = 0.0  # a row may take
+    rows: Sequence[AttackedRow] = ()  # of an attack that has begun
     tell: Tell = SILENT
 
 
@@ -47,14 +49,34 @@ class Batch(NamedTuple):
 
 def units_of(opened: Attacking) -> list[Unit]:
     """A unit a block of images and defence: the defences in turn within a block, so that a crash loses minutes."""
-    ids, size = opened.bench.data.ids, opened.settings.batch
-    units = []
-    for start in range(0, len(ids), size):
+    ids, units, start = opened.bench.data.ids, list[Unit](), 0
+    kept = blocks_in(opened.rows, opened.settings.batch)
+    while start < len(ids):
+        block = ids[start : start + (kept.pop(0) if kept else opened.settings.batch)]
         for place, fitted in enumerate(opened.fitted):
-            block = ids[start : start + size]
             keys = [AttackedKey(item, ball.eps, fitted.name) for item in block for ball in opened.settings.balls]
             units.append(Unit(tuple(keys), (start, start + len(block), place)))
+        start += len(block)
     return units
+
+
+def blocks_in(rows: Sequence[AttackedRow], size: int) -> list[int]:
+    """The number of images in each block of an attack that has begun.
+
+    A block that an earlier `limit` cut short stays as it was when there are more images, so that its rows stay the
+    beginning of the plan. A block whose first defence is not finished has no number yet.
+    """
+    found, ids = list[int](), list[str]()
+    for row, following in pairwise([*rows, None]):
+        if row is None or row.defence != rows[0].defence:
+            continue
+        if row.id not in ids:
+            ids.append(row.id)
+        ends = following is not None and (following.defence != row.defence or following.id not in ids)
+        if ends and (len(ids) == size or following.defence != row.defence):
+            found.append(len(ids))
+            ids = []
+    return found
 
 
 def work_on(opened: Attacking) -> Work[AttackedRow]:
