@@ -1,6 +1,7 @@
 """What many tests share: a tiny random CLIP, a task of three colours with its images, the folder of real data."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,14 @@ SIDE = 16
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_again(_one_thread: None) -> Iterator[None]:
+    """A test may drive the command line, which sets the threads of the process."""
+    torch.set_num_threads(1)
+    yield
     torch.set_num_threads(1)
 
 
