@@ -12,12 +12,13 @@ from medrobust.attacks.attack import judge
 from medrobust.attacks.pgd import Pgd
 from medrobust.data.task import Dataset
 from medrobust.defences import make
+from medrobust.defences.defence import Defence
 from medrobust.defences.tecoa import Fare, PmgAft, Tecoa, fare, pmg_aft, tecoa
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.errors import StateError
 from medrobust.models.clip import Clip
 from medrobust.seeds import stream
-from medrobust.types import Classifier, Defence
+from medrobust.types import Classifier
 
 BALL = Ball("linf", 0.14)
 HARD: dict[str, Any] = {"epochs": 12, "batch": 12, "optimiser": "adamw", "lr": 2e-3, "eps": BALL.eps}
