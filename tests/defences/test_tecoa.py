@@ -54,7 +54,7 @@ def test_the_losses_are_the_papers(taught: Clip, dataset: Dataset, monkeypatch: 
     found: dict[str, torch.Tensor] = {}
 
     def caught(name: str) -> Any:
-        def robust_vision(chosen: Any, objective: Any) -> Defence:
+        def robust_vision(chosen: Any, objective: Any, _learns_from: str) -> Defence:
             made = objective(frozen)
             found[name] = made.score(student, images, attacked, labels)
             found[f"{name} climb"] = made.climb(student, images, labels)(attacked)
