@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from medrobust.data import open_dataset as open_dataset
     from medrobust.data import open_image as open_image
     from medrobust.defences import DEFENCES as DEFENCES
+    from medrobust.defences.defence import Defence as Defence
     from medrobust.jobs.experiment import Experiment as Experiment
     from medrobust.jobs.experiment import load_experiment as load_experiment
     from medrobust.models import MODELS as MODELS
@@ -23,14 +24,13 @@ if TYPE_CHECKING:
     from medrobust.smoothing.certify import Smoothing as Smoothing
     from medrobust.smoothing.certify import certify as certify
     from medrobust.types import Classifier as Classifier
-    from medrobust.types import Defence as Defence
 
 _HOMES = {
     "Certificate": "smoothing.certify",
     "Classifier": "types",
     "DEFENCES": "defences",
     "Dataset": "data",
-    "Defence": "types",
+    "Defence": "defences.defence",
     "Experiment": "jobs.experiment",
     "MODELS": "models",
     "Smoothing": "smoothing.certify",

@@ -111,13 +111,14 @@ def to_yaml(settings: BaseModel) -> str:
 def changes(before: BaseModel, now: BaseModel) -> Iterator[tuple[str, str, str]]:
     """The fields in which two settings of one type differ and that a run that goes on must not change, as texts.
 
-    Parts (models inside the settings) are left to whoever knows whether they have begun.
+    A model may name more fields that only tell the same rows anew as its `told_anew`. Parts (models inside the
+    settings) are left to whoever knows whether they have begun.
     """
     was, is_ = before.model_dump(mode="json", by_alias=True), now.model_dump(mode="json", by_alias=True)
     for name, field in type(now).model_fields.items():
         key = field.alias or name
         part = isinstance(getattr(before, name), BaseModel) or isinstance(getattr(now, name), BaseModel)
-        if about(field)["resume"] == "same" and not part:
+        if about(field)["resume"] == "same" and not part and name not in getattr(now, "told_anew", ()):
             old, new = _flat(key, was[key], field), _flat(key, is_[key], field)
             for name_ in {**old, **new}:
                 if old.get(name_) != new.get(name_):

@@ -16,7 +16,7 @@ from medrobust.machine import checked_device, describe
 from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.smoothing.certify import Smoothing
-from medrobust.smoothing.encoding import Encoding
+from medrobust.smoothing.encoding import EncoderChoice
 from medrobust.smoothing.noise import kernel
 from medrobust.smoothing.sampling import Sampler
 
@@ -101,14 +101,14 @@ def smoothings(certify: CertifySettings, *, parts: int = 1) -> list[Smoothing]:
     ]
 
 
-def encoding_of(certify: CertifySettings, recorded: Mapping[str, Any]) -> Encoding:
+def encoding_of(certify: CertifySettings, recorded: Mapping[str, Any]) -> EncoderChoice:
     """What is wanted of the encoder; what the settings leave open is as in the record of a run that goes on."""
     before = recorded.get("environment", {})
     batch, compiled = certify.batch, certify.compile
     if "kernels" in before:  # not where the folder was begun by an attack
         batch = batch or before.get("batch")
         compiled = any("inductor" in kernel for kernel in before["kernels"]) if compiled is None else compiled
-    return Encoding(batch, certify.lean, compiled, getattr(torch, certify.dtype))
+    return EncoderChoice(batch, certify.lean, compiled, getattr(torch, certify.dtype))
 
 
 def record_of(model: Clip) -> dict[str, str | None]:

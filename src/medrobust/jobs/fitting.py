@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medrobust.data import Dataset, Task, open_dataset
-from medrobust.defences import DEFENCES, make
+from medrobust.defences import make
 from medrobust.defences.adaptation import digest, interpolated, merged, vision_part
+from medrobust.defences.defence import Defence
 from medrobust.defences.state import Header, header_of, load_checked, save_state, settings_of
 from medrobust.errors import ConfigError, RunError, StateError
 from medrobust.jobs.bench import Bench, prepare
@@ -18,7 +19,7 @@ from medrobust.models.clip import Clip
 from medrobust.results.records import called
 from medrobust.seeds import stream
 from medrobust.tell import SILENT, Tell
-from medrobust.types import Classifier, Defence, Image, State
+from medrobust.types import Classifier, Image, State
 
 Known = dict[str, tuple[State, Header]]  # states by their path, or by the name of the defence that learned them
 
@@ -59,7 +60,8 @@ def fit_all(bench: Bench, out: Path, tell: Tell = SILENT, *, learn: bool = True)
     known: list[Known] = [{} for _ in asked or [bench]]
     ready = []
     for choice in bench.experiment.defences:
-        if asked and DEFENCES[choice.defence].changes_vision and not (choice.from_state or choice.from_):
+        learns = not (choice.from_state or choice.from_)
+        if asked and learns and "vision" in make(choice.defence, choice.settings).changes:
             raise ConfigError(
                 f"{choice.name} would learn {len(asked)} vision towers, one a finding; learn one with `medrobust "
                 f"fit`, '#{names[0]}' behind the task's name or file, and name it as `from_state`, with `transfer`"
@@ -156,7 +158,7 @@ def fit_defence(
     A long training is kept beside `target` from time to time, and goes on from there.
     """
     defence = make(choice.defence, choice.settings)
-    if below and DEFENCES[choice.defence].changes_vision:
+    if below and "vision" in defence.changes:
         raise ConfigError(
             f"{choice.defence} changes the vision tower itself and cannot be learned on top of "
             f"{choice.base_state or choice.base}"
@@ -170,21 +172,18 @@ def fit_defence(
         base=digest(below) if below else "",
         seed=seed,
     )
-    if _learns_from(choice) != "nothing":
+    if defence.learns_from != "nothing":
         tell.say(f"fit {choice.name}: at most {len(data)} images of {data.source} ({data.split})")
 
     def progress(done: int, total: int) -> None:
         tell.progress(f"fit {choice.name}", done, total)
 
     checkpoint = Checkpoint(target.with_name(f"{target.stem}.checkpoint.safetensors"), header.model_dump(mode="json"))
-    how: dict[str, Any] = {"progress": progress}
-    if DEFENCES[choice.defence].in_sessions:
-        how = {"session": Session(progress, tell.say, checkpoint, workers)}
-        if checkpoint.path.exists():
-            tell.say(f"{checkpoint.path} is there: the training goes on from it")
-    elif workers.count > 1:
-        raise ConfigError(f"{choice.defence} is learned by one process; run the command without torchrun")
-    learned = defence.fit(merged(model, below), data, generator=stream(seed, f"fit {choice.defence}"), **how)
+    session = Session(progress, tell.say, checkpoint, workers)
+    if checkpoint.path.exists():
+        tell.say(f"{checkpoint.path} is there: the training goes on from it")
+    fitting = merged(model, below)
+    learned = defence.fit(fitting, data, generator=stream(seed, f"fit {choice.defence}"), session=session)
     state = {**below, **learned}
     if state and workers.first:
         save_state(target, state, header)
@@ -227,14 +226,11 @@ def _fit_or_resume(
         if found == wanted:
             return state, header
         different = f"was learned with another {next(key for key in wanted if found[key] != wanted[key])}"
-    if _learns_from(choice) != "nothing" and not learn:
+    learns_from = make(choice.defence, choice.settings).learns_from
+    if learns_from != "nothing" and not learn:
         raise RunError(f"{path} {different}; the same run into another --out learns {choice.name} again")
-    data = bench.data if _learns_from(choice) == "nothing" else _fit_data(bench, choice)
+    data = bench.data if learns_from == "nothing" else _fit_data(bench, choice)
     return fit_defence(bench.model, data, choice, path, below=below, seed=experiment.seed, tell=tell)
-
-
-def _learns_from(choice: Choice) -> str:
-    return "nothing" if choice.settings.get("mode") == "zero-shot" else DEFENCES[choice.defence].learns_from
 
 
 def _origin(source: str, split: str) -> str:

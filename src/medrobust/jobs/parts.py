@@ -43,6 +43,11 @@ class CertifySettings(BaseModel):
         "float32", "Number format of the encoder's forward pass; the noise is float32."
     )
 
+    @property
+    def told_anew(self) -> tuple[str, ...]:
+        """Fields that may differ when a run goes on, because its rows are the same: radii, where none stops early."""
+        return ("radii",) if self.stopping == "fixed" else ()
+
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "CertifySettings":
         if not self.lean and (self.dtype != "float32" or self.compile):

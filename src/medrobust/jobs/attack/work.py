@@ -3,7 +3,6 @@
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -61,21 +60,19 @@ def units_of(opened: Attacking) -> list[Unit]:
 
 
 def blocks_in(rows: Sequence[AttackedRow], size: int) -> list[int]:
-    """The number of images in each block of an attack that has begun.
+    """The number of images in each block of an attack that has begun, as its rows tell.
 
     A block that an earlier `limit` cut short stays as it was when there are more images, so that its rows stay the
     beginning of the plan. A block whose first defence is not finished has no number yet.
     """
-    found, ids = list[int](), list[str]()
-    for row, following in pairwise([*rows, None]):
-        if row is None or row.defence != rows[0].defence:
-            continue
-        if row.id not in ids:
-            ids.append(row.id)
-        ends = following is not None and (following.defence != row.defence or following.id not in ids)
-        if ends and (len(ids) == size or following.defence != row.defence):
+    found, ids = list[int](), dict[str, None]()
+    for row in rows:
+        first = row.defence == rows[0].defence
+        if ids and (not first or (row.id not in ids and len(ids) == size)):
             found.append(len(ids))
-            ids = []
+            ids = {}
+        if first:
+            ids[row.id] = None
     return found
 
 
