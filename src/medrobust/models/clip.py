@@ -21,7 +21,7 @@ from medrobust.models.inputs import Pixels, clip_tokenizer
 from medrobust.models.inputs import read_preprocess as read_preprocess
 from medrobust.models.prompting import HasTokens, deepened, inserted, token_rows
 from medrobust.models.read_vit import parts_of
-from medrobust.models.texts import CAUSAL, Reading, layers_of, pool
+from medrobust.models.texts import CAUSAL, Reading, layers_of, pooled_text
 from medrobust.models.towers import TokenTower
 from medrobust.models.weights import Weights
 from medrobust.types import Context, DeepContext, ModuleEncoder, Preprocess, PromptShape
@@ -123,7 +123,7 @@ class Clip:
         return embedding
 
     def _pooled(self, rows: Tensor) -> Float[Tensor, "texts dim"]:
-        return self.text_projection(pool(self.text, rows, self.reading)).float()
+        return self.text_projection(pooled_text(self.text, rows, self.reading)).float()
 
 
 def load_clip(source: Source) -> Clip:

@@ -37,7 +37,7 @@ def layers_of(tower: Any) -> list[nn.Module]:
     return found
 
 
-def pool(tower: Any, rows: Rows, reading: Reading) -> Float[Tensor, "texts width"]:
+def pooled_text(tower: Any, rows: Rows, reading: Reading) -> Float[Tensor, "texts width"]:
     """What a tower makes of rows of tokens, before the projection."""
     if not reading.masked:
         found: Tensor = tower(input_ids=rows).pooler_output
