@@ -14,6 +14,7 @@ from medrobust.defences.promptsmooth import PromptSmooth, promptsmooth
 from medrobust.defences.promptsmooth_plus import PromptSmoothPlus, promptsmooth_plus
 from medrobust.defences.ran import NmTune, Ran, nmtune, ran
 from medrobust.defences.tecoa import Fare, PmgAft, Tecoa, fare, pmg_aft, tecoa
+from medrobust.defences.undefended import Undefended, undefended
 from medrobust.defences.vote import Vote, vote
 from medrobust.defences.zero_shot import ZeroShot, zero_shot
 from medrobust.errors import ConfigError, nearest
@@ -68,6 +69,7 @@ DEFENCES: dict[str, Entry] = {
                     in_sessions=True, class_bound=True),
     "ran": Entry(ran, Ran, "labels", "the same against attacks on the images", "Han et al., Findings of EMNLP 2024",
                  in_sessions=True, class_bound=True),
+    "undefended": Entry(undefended, Undefended, "nothing", "the model as it is", "docs/methods.md"),
 }  # fmt: skip
 
 

@@ -16,11 +16,11 @@ from medrobust.files import replace_text
 from medrobust.jobs.experiment import Experiment, to_yaml
 from medrobust.machine import available_threads, checked_device, describe
 from medrobust.models import load
-from medrobust.models.clip import Clip
 from medrobust.smoothing.certify import Smoothing
 from medrobust.smoothing.encoding import Encoding
 from medrobust.smoothing.noise import kernel
 from medrobust.smoothing.sampling import Sampler
+from medrobust.types import ImageModel
 
 # of a run that goes on: more images; and what its environment.json, not its experiment.yaml, holds it to
 MAY_CHANGE = {"limit", "batch", "compile", "threads"}
@@ -34,7 +34,7 @@ class Bench:
     """Model, task and images of an experiment, loaded and checked."""
 
     experiment: Experiment
-    model: Clip
+    model: ImageModel
     task: Task
     data: Dataset
 
@@ -172,7 +172,7 @@ def keep_environment(
     return found
 
 
-def record_of(model: Clip) -> dict[str, str | None]:
+def record_of(model: ImageModel) -> dict[str, str | None]:
     """What names a model, and under which licence it is."""
     return {"name": model.name, "sha256": model.sha256, "revision": model.revision, "licence": model.licence}
 

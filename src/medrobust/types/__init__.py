@@ -63,6 +63,54 @@ class PromptShape(NamedTuple):
 
 
 @runtime_checkable
+class ImageModel(Protocol):
+    """A frozen image encoder with what a run records of it: all that a job asks of a model before a defence is applied.
+
+    A defence with prompts asks for more: a `VisionLanguageModel`.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of its weights: a state learned for other weights is refused."""
+
+    @property
+    def licence(self) -> str | None:
+        """Under which licence the weights are; None where nobody said."""
+
+    @property
+    def revision(self) -> str | None:
+        """Of the hub, where it is known."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What a picture must go through before it is an `Image` for this model."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are encoded."""
+
+    @property
+    def vision(self) -> nn.Module:
+        """The image encoder, from `Images` to `Features`, normalisation inside."""
+
+    def encode_image(self, images: Images) -> Features:
+        """Image features, not normalised; differentiable with respect to the pixels."""
+
+
+@runtime_checkable
+class HasClasses(Protocol):
+    """An image model that answers by itself: its features are the logits of these classes, in this order."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, one a logit."""
+
+
+@runtime_checkable
 class VisionLanguageModel(Protocol):
     """A frozen dual encoder in evaluation mode; its device and dtype are its own."""
 
