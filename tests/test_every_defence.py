@@ -60,7 +60,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 TOWER_TUNED = {"promptsmooth++ zero-shot", "promptsmooth++ combined"}
 TUNED = {"promptsmooth zero-shot", "promptsmooth combined"} | TOWER_TUNED
 PROMPTED = {"promptsmooth++ few-shot", "promptsmooth++ combined"}
-LEARN_NOTHING = {"zero-shot", "promptsmooth zero-shot", "promptsmooth++ zero-shot", "vote", "vote by mean", "undefended"}
+LEARN_NOTHING = {
+    "zero-shot",
+    "promptsmooth zero-shot",
+    "promptsmooth++ zero-shot",
+    "vote",
+    "vote by mean",
+    "undefended",
+}
 UNLABELLED = LEARN_NOTHING | {"tecoa unlabelled"}
 every = pytest.mark.parametrize("case", CASES)
 Fit = Callable[..., State]

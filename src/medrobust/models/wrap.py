@@ -49,8 +49,8 @@ class WrappedClassifier:
         low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
         if not (low >= 0 and high <= 1):
             raise ModelError(
-                f"{self.name} got pixels from {low:g} to {high:g}, expected 0 to 1; divide grey levels by 255, and leave "
-                "mean and std to wrap(mean=.., std=..)"
+                f"{self.name} got pixels from {low:g} to {high:g}, expected 0 to 1; divide grey levels by 255, and "
+                "leave mean and std to wrap(mean=.., std=..)"
             )
         return self.encode_image(images)
 
@@ -72,12 +72,15 @@ class WrappedClassifier:
         return replace(self, vision=vision.eval())
 
     def encode_text(
-        self, texts: Sequence[str], context: Context | None = None, deep: DeepContext | None = None
+        self,
+        texts: Sequence[str],
+        context: Context | None = None,
+        deep: DeepContext | None = None,  # noqa: ARG002
     ) -> NoReturn:
         """Raises ModelError: there is no text encoder."""
         raise self._no_texts()
 
-    def embed_words(self, text: str) -> NoReturn:
+    def embed_words(self, text: str) -> NoReturn:  # noqa: ARG002 - as every model's
         """Raises ModelError: there is no text encoder."""
         raise self._no_texts()
 
@@ -102,7 +105,7 @@ def wrap(
     *,
     classes: Sequence[str],
     preprocess: Preprocess | int,
-    input: Channels = "colour",  # noqa: A002 - the word that users have for it
+    input: Channels = "colour",
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     output: Callable[[Any], Tensor] | None = None,
@@ -160,8 +163,8 @@ def _check_logits(logits: Tensor, name: str, classes: Sequence[str]) -> None:
         )
     if logits.shape[1] != len(classes):
         raise ModelError(
-            f"{name} returned {logits.shape[1]} logits an image for {len(classes)} classes ({', '.join(classes)}); name "
-            "every class, in the order of the logits"
+            f"{name} returned {logits.shape[1]} logits an image for {len(classes)} classes ({', '.join(classes)}); "
+            "name every class, in the order of the logits"
         )
     if bool((logits >= 0).all()) and bool(((logits.sum(dim=1) - 1).abs() < 1e-4).all()):
         raise ModelError(

@@ -67,7 +67,7 @@ class WrappedClip:
             raise self._no_tokens()
         return self.texts(list(texts))
 
-    def embed_words(self, text: str) -> NoReturn:
+    def embed_words(self, text: str) -> NoReturn:  # noqa: ARG002 - as every model's
         """Raises ModelError: token embeddings are inside of the user's function."""
         raise self._no_tokens()
 
@@ -90,7 +90,7 @@ def wrap_clip(
     preprocess: Preprocess | int,
     logit_scale: float | Tensor,
     module: nn.Module | None = None,
-    input: Channels = "colour",  # noqa: A002 - the word that users have for it
+    input: Channels = "colour",
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     name: str | None = None,
@@ -110,8 +110,8 @@ def wrap_clip(
     called = name or (type(networks[0]).__name__ if networks else "the model")
     if not networks or (len(owners) < 2 and module is None):
         raise ModelError(
-            f"{called} comes from functions whose weights cannot be seen; pass module=, the torch module that they use, "
-            "so that a run which goes on can tell whether it is still the same"
+            f"{called} comes from functions whose weights cannot be seen; pass module=, the torch module that they use, so "
+            "that a run which goes on can tell whether it is still the same"
         )
     for network in networks:
         check_evaluation(network, called)
@@ -124,7 +124,9 @@ def wrap_clip(
     images = check_answers(model.encode_image, trial_images(size.size, device), name=called, what="image features")
     _check_texts(model, images.shape[1])
     if fingerprint(described, networks) != model.sha256:
-        raise ModelError(f"{called} changes its own weights or buffers when it encodes; freeze what it counts or adapts")
+        raise ModelError(
+            f"{called} changes its own weights or buffers when it encodes; freeze what it counts or adapts"
+        )
     return model
 
 
@@ -160,8 +162,8 @@ def _encode_texts(
         found = encode_text(tokens)
     else:
         raise ModelError(
-            f"the tokenizer of {name} returned a {type(tokens).__name__}, expected a tensor or a mapping of tensors; for "
-            'one of transformers pass lambda texts: tokenizer(texts, padding=True, return_tensors="pt")'
+            f"the tokenizer of {name} returned a {type(tokens).__name__}, expected a tensor or a mapping of tensors; "
+            'for one of transformers pass lambda texts: tokenizer(texts, padding=True, return_tensors="pt")'
         )
     return _features(name, "text", found).float()
 
@@ -185,7 +187,7 @@ def _scale(name: str, given: float | Tensor) -> float:
             "float(model.logit_scale.exp()) for CLIPs"
         )
     try:
-        scale = float(given)
+        scale = float(given.detach() if isinstance(given, Tensor) else given)
     except (TypeError, ValueError, RuntimeError):
         scale = math.nan
     if not (scale > 0 and math.isfinite(scale)):

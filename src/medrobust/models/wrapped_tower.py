@@ -157,11 +157,13 @@ def numbers_of(found: Any, names: Sequence[str], *, name: str, advice: str) -> R
             break
     if not isinstance(found, Tensor):
         raise ModelError(
-            f"{name} returned a {type(found).__name__}, expected a tensor or an object with {' or '.join(names)}; {advice}"
+            f"{name} returned a {type(found).__name__}, expected a tensor or an object with {' or '.join(names)}; "
+            + advice
         )
     if found.ndim != 2 or not found.is_floating_point():
         raise ModelError(
-            f"{name} returned {found.dtype} of shape {tuple(found.shape)}, expected one row of floats an image; {advice}"
+            f"{name} returned {found.dtype} of shape {tuple(found.shape)}, expected one row of floats an image; "
+            + advice
         )
     return found
 
