@@ -23,11 +23,11 @@ from product import ROOT, carry_out, fill, keep
 from speed_networks import MEAN, STD, network, picture
 
 from medrobust.models import load
-from medrobust.models.clip import VisionTower
+from medrobust.models.clip import clip_tower
 from medrobust.results import read_rows
 from medrobust.results.report.markdown import markdown_table
 from medrobust.smoothing.certify import Smoothing
-from medrobust.smoothing.encoding import Encoding, make_sampler, seconds_a_copy
+from medrobust.smoothing.encoding import EncoderChoice, choose_sampler, seconds_a_copy
 from medrobust.types import Classifier
 
 SETS = {
@@ -90,7 +90,7 @@ def _cost(arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds a noisy copy of both networks, in turn, and noisy copies an image of the runs."""
     torch.set_num_threads(arguments.threads)
     model, clip = load(arguments.model), network("vit-b32")
-    tower = VisionTower(clip.vision_model, clip.visual_projection, MEAN, STD)
+    tower = clip_tower(clip.vision_model, clip.visual_projection, MEAN, STD)
     encoders = {"ViT-Ti/16": model.encode_image, "ViT-B/32": model.with_vision(tower).encode_image}
     image, rule = picture("vit-b32"), Smoothing(COST_SIGMA)  # of 224 pixels, for both
     seconds: dict[str, list[float]] = {name: [] for name in encoders}
@@ -98,7 +98,7 @@ def _cost(arguments: argparse.Namespace) -> dict[str, Any]:
     for _round in range(arguments.rounds):
         for name, encode in encoders.items():
             classifiers = [Classifier(encode, lambda features: features[:, :8])]
-            sampler = make_sampler(classifiers, image, Encoding(compile=False), smoothings=[rule], images=1)
+            sampler = choose_sampler(classifiers, image, EncoderChoice(compile=False), smoothings=[rule], images=1)
             seconds[name].append(seconds_a_copy(classifiers, image, rule, sampler))
             kernels[name] = [*sampler.kernels, f"batch {sampler.batch}"]
     copies = {}

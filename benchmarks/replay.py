@@ -18,8 +18,8 @@ from medrobust.data import load_task, open_dataset
 from medrobust.defences import make
 from medrobust.models import load
 from medrobust.smoothing.fast_vit import lean_encoder
-from medrobust.smoothing.sampling import Copies, Draws, Encode, NoisyEncoder, Sampler
-from medrobust.types import Classifier, Image
+from medrobust.smoothing.sampling import Copies, Draws, NoisyEncoder, Sampler
+from medrobust.types import Classifier, Encoder, Image
 
 HEADS = ("zero-shot", "vote")
 SETS = {
@@ -52,8 +52,8 @@ def collect(name: str, out: Path, *, images: int, seconds: float, compiled: bool
     data = open_dataset(source, load_task(task), preprocess=model.preprocess, split="test", limit=images)
     classifiers = [make(head).apply(model, data.task, {}) for head in HEADS]
 
-    def lean(_encode: Encode, _image: Image) -> NoisyEncoder:
-        return lean_encoder(model.vit(), compile=compiled)
+    def lean(_encode: Encoder, _image: Image) -> NoisyEncoder:
+        return lean_encoder(model.encode_image.parts(), compile=compiled)
 
     sampler, began = Sampler(BATCH, lean), time.monotonic()
     for number in range(len(known.labels), len(data)):

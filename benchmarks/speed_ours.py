@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from speed_networks import ARCHITECTURES, CLASSES, MEAN, STD, TOKENS, network, picture
 
 from medrobust.defences.heads import CosineHead
-from medrobust.models.clip import Clip, VisionTower, silent
+from medrobust.models.clip import Clip, clip_tower, silent
 from medrobust.smoothing.certify import Smoothing, certify
 from medrobust.smoothing.fast_vit import lean_encoder
-from medrobust.smoothing.sampling import Encode, NoisyEncoder, Sampler
-from medrobust.types import Classifier, Features, Image, Preprocess
+from medrobust.smoothing.sampling import NoisyEncoder, Sampler
+from medrobust.types import Classifier, Encoder, Features, Image, Preprocess
 
 TIMED = (
     *(f"benchmarks/speed_{name}.py" for name in ("ours", "networks", "gemm")),
@@ -39,8 +39,8 @@ class Ours:
     def sampler(self, batch: int, *, compiled: bool) -> Sampler:
         """The lean encoder, made once for each way to run it."""
 
-        def make(_encode: Encode, _image: Image) -> NoisyEncoder:
-            return lean_encoder(self.clip.vit(), compile=compiled)
+        def make(_encode: Encoder, _image: Image) -> NoisyEncoder:
+            return lean_encoder(self.clip.encode_image.parts(), compile=compiled)
 
         return self._samplers.setdefault((compiled, batch), Sampler(batch, make))
 
@@ -65,7 +65,7 @@ def certified(classifiers: list[Classifier], image: Image, sampler: Sampler, dra
     return sampler.batch * (1 + -(-draws // sampler.batch))
 
 
-def with_heads(encode: Encode, dim: int, heads: int) -> list[Classifier]:
+def with_heads(encode: Encoder, dim: int, heads: int) -> list[Classifier]:
     """So many prompt sets of nine classes, in random directions."""
     generator = torch.Generator().manual_seed(3)
     directions = F.normalize(torch.randn(heads, CLASSES, dim, generator=generator), dim=-1)
@@ -84,7 +84,7 @@ def as_clip(name: str) -> Clip:
         preprocess=Preprocess(size, size),
         logit_scale=100.0,
         context_length=TOKENS,
-        vision=VisionTower(found.vision_model, found.visual_projection, MEAN, STD).eval(),
+        vision=clip_tower(found.vision_model, found.visual_projection, MEAN, STD).eval(),
         text=found.text_model,
         text_projection=found.text_projection,
         tokenize=lambda _text: [0, 1],

@@ -17,6 +17,7 @@ from medrobust.attacks.pgd import Pgd
 from medrobust.data import load_task, open_dataset
 from medrobust.data.task import Dataset, Task
 from medrobust.defences import make
+from medrobust.errors import ModelError
 from medrobust.jobs.bench import Bench, environment_of
 from medrobust.jobs.experiment import Experiment
 from medrobust.models import BUILTIN, MODELS, load
@@ -26,7 +27,7 @@ from medrobust.seeds import stream
 from medrobust.smoothing.certify import Smoothing, certify
 from medrobust.smoothing.encoding import lean_sampler
 from medrobust.smoothing.fast_vit import difference, lean_encoder
-from medrobust.types import VisionLanguageModel
+from medrobust.types import Encoder, VisionLanguageModel
 from medrobust.types.vit import NotAViT
 
 EMBEDDED = [name for name, entry in MODELS.items() if entry.source == "embedded"]
@@ -213,8 +214,30 @@ def test_a_family_is_certified_by_the_path_that_is_promised(family: str, model_o
     (kernel,) = sampler.kernels
     assert kernel.startswith("lean ViT" if TABLE[family].fast else "whole images (")
     if TABLE[family].fast:
-        lean = lean_encoder(model.vit())
+        lean = lean_encoder(model.encode_image.parts())
         assert difference(lean, model.encode_image, image, 0.25, stream(0, "apart")) < 1e-5
+
+
+@every_family
+def test_a_family_has_an_encoder_with_parts_where_it_is_a_vit(family: str, model_of: Models) -> None:
+    model = model_of(family)
+    encode, side = model.encode_image, model.preprocess.size
+    assert isinstance(encode, Encoder)
+    assert encode == model.encode_image
+    if TABLE[family].fast:
+        assert encode.parts().size == side
+    else:
+        with pytest.raises(NotAViT, match=r"\w+ "):
+            encode.parts()
+    name, weight = next((n, w) for n, w in encode.tower().named_parameters() if w.ndim == 2)
+    adapted = encode.adapted({name: 2 * weight})
+    changed = {n for n, w in adapted.tower().named_parameters() if not torch.equal(w, encode.tower().get_parameter(n))}
+    assert changed == {name}
+    assert adapted.like == encode
+    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(adapted(images), encode(images))
+    with pytest.raises(ModelError, match=f"{side} x {side} pixels, got {side} x {side + 4}"):
+        encode(torch.zeros(1, 3, side, side + 4))
 
 
 @every_family

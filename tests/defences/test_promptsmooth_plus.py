@@ -9,12 +9,12 @@ from toys import flatten
 
 from medrobust.data.task import Dataset, Task
 from medrobust.defences import make
-from medrobust.defences.adaptation import changed, merged, starting_state
+from medrobust.defences.adaptation import changed, changed_weights, merged, starting_state
 from medrobust.defences.context import add_noise
 from medrobust.defences.promptsmooth import entropy_of_mean, noisy_copies, promptsmooth
 from medrobust.defences.promptsmooth_plus import PromptSmoothPlus, first_tokens, promptsmooth_plus
 from medrobust.defences.state import check_header, header_of
-from medrobust.errors import ConfigError, StateError
+from medrobust.errors import ConfigError, ModelError, StateError
 from medrobust.jobs.bench import smoothings
 from medrobust.jobs.certify import certify_image, reopen, run
 from medrobust.jobs.experiment import Choice, Experiment
@@ -24,7 +24,7 @@ from medrobust.seeds import stream
 from medrobust.smoothing import encoding
 from medrobust.smoothing.certify import Smoothing, certify
 from medrobust.smoothing.encoding import lean_sampler
-from medrobust.smoothing.sampling import Copies, Draws, Sampler, Variant
+from medrobust.smoothing.sampling import Copies, Draws, Sampler
 from medrobust.tell import Tell
 from medrobust.types import Classifier, State
 
@@ -178,12 +178,13 @@ def test_a_tuned_tower_sees_the_noise_of_its_base_by_the_same_code(
     sampler, everyone = lean_sampler(16), torch.tensor([True, True])
     untouched = starting_state(taught.vision, "attention", rank=4, generator=stream(0, "tune"))
     for _ in range(2):  # deltas of zero must answer every noisy copy as the base does
-        same = replace(zero, encode=Variant(changed(taught, untouched).encode_image, zero.encode))
+        same = replace(zero, encode=taught.encode_image.adapted(changed_weights(taught.vision, untouched)))
         copies = Copies([zero, same], unseen.read(0), sampler)
         for (_, first), (_, second) in copies.answers(Draws(SIGMA, 64, "estimation", 0, "a"), lambda: everyone):
             assert torch.equal(first, second)
     assert len(compared) == len(sampler._made) == 1
-    made = sampler.encoder(Variant(changed(taught, untouched).encode_image, zero.encode), unseen.read(0))
+    adapted = taught.encode_image.adapted(changed_weights(taught.vision, untouched))
+    made = sampler.encoder(adapted, unseen.read(0))
     assert made.kernel.startswith("lean ViT")
 
 
@@ -192,8 +193,8 @@ def test_a_certificate_does_not_depend_on_who_else_is_certified(
     taught: Clip, zero: Classifier, unseen: Dataset, lean: bool
 ) -> None:
     image, state = unseen.read(3), starting_state(taught.vision, "attention", rank=4, generator=stream(0, "tune"))
-    far = changed(taught, {key: value + (1 if key.endswith(".b") else 0) for key, value in state.items()})
-    one = replace(zero.tuned(zero.head), encode=Variant(far.encode_image, zero.encode))
+    far = {key: value + (1 if key.endswith(".b") else 0) for key, value in state.items()}
+    one = replace(zero.tuned(zero.head), encode=zero.encode.adapted(changed_weights(taught.vision, far)))
     sampler, rule = lean_sampler(32) if lean else Sampler(32), replace(QUICK, sigma=2.0)  # where votes are divided
     (alone,) = certify([one], image, rule, seed=0, item="3", sampler=sampler)
     first, second = certify([zero, one], image, rule, seed=0, item="3", sampler=sampler)
@@ -240,7 +241,9 @@ def test_a_run_foretells_the_towers_it_will_tune_and_can_be_made_again(
 def test_what_cannot_be_tuned_is_refused_by_name(zero: Classifier, unseen: Dataset) -> None:
     tune = promptsmooth_plus(ZERO).tune
     assert tune is not None
-    with pytest.raises(TypeError, match="tuning needs the encoder of a model, got function"):
+    with pytest.raises(
+        ModelError, match="the encoder is a function, whose weights cannot be changed; take the encoder of a"
+    ):
         tune(replace(zero, encode=flatten), unseen.read(0), sigma=SIGMA, generator=stream(0, "a"))
     with pytest.raises(StateError, match=r"\(Linear\) has no layers of its own for queries and values"):
         starting_state(torch.nn.Linear(2, 2), "attention", generator=stream(0, "a"))

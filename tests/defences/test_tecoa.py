@@ -100,8 +100,8 @@ def test_weights_between_the_model_s_and_the_robust_ones(tiny: Clip, dataset: Da
     own = dict(tiny.vision.named_parameters())
 
     def weight(share: float) -> torch.Tensor:
-        encode: Any = make("tecoa", {"interpolation": share}).apply(tiny, dataset.task, state).encode
-        return dict(encode.__self__.vision.named_parameters())["projection.weight"]
+        encode = make("tecoa", {"interpolation": share}).apply(tiny, dataset.task, state).encode
+        return dict(encode.tower().named_parameters())["projection.weight"]
 
     assert torch.equal(weight(1.0), state["weight.projection.weight"])
     assert torch.equal(weight(0.0), own["projection.weight"])

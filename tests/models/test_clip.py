@@ -13,7 +13,8 @@ from torch import Tensor
 
 from medrobust.errors import ModelError, PromptError
 from medrobust.models import load
-from medrobust.models.clip import Clip, VisionTower, read_preprocess
+from medrobust.models.clip import Clip, read_preprocess
+from medrobust.models.towers import TokenTower
 from medrobust.types.vit import NotAViT
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -218,7 +219,7 @@ def test_preprocessing_is_what_the_checkpoint_says(tmp_path: Path, said: dict, e
     assert (mean, std) == (MEAN, STD)
 
 
-class _Doubled(VisionTower):
+class _Doubled(TokenTower):
     def forward(self, images: Tensor) -> Tensor:
         return 2 * super().forward(images)
 
@@ -287,21 +288,21 @@ def test_a_tower_that_may_do_something_else_has_no_parts(tiny: Clip, change: Cal
     tower = copy.deepcopy(tiny.vision)
     change(tower)
     with pytest.raises(NotAViT, match=reason):
-        replace(tiny, vision=tower).vit()
+        replace(tiny, vision=tower).encode_image.parts()
 
 
 def test_only_the_tower_as_loaded_has_parts(tiny: Clip) -> None:
     with pytest.raises(NotAViT, match=r"the image encoder is a Flatten, not a CLIP tower"):
-        tiny.with_vision(torch.nn.Flatten()).vit()
+        tiny.with_vision(torch.nn.Flatten()).encode_image.parts()
     inner: Any = tiny.vision
-    subclass = _Doubled(inner.tower, inner.projection, MEAN, STD)
+    subclass = _Doubled(inner.tower, inner.projection, MEAN, STD, pooled="own")
     with pytest.raises(NotAViT, match=r"the image encoder is a _Doubled"):
-        replace(tiny, vision=subclass).vit()
+        replace(tiny, vision=subclass).encode_image.parts()
 
 
 def test_the_parts_are_the_towers_own(both: Reference) -> None:
     model, network, _ = both
-    vit, theirs = model.vit(), network.vision_model
+    vit, theirs = model.encode_image.parts(), network.vision_model
     assert (vit.heads, vit.activation, vit.size, len(vit.blocks)) == (2, "quick_gelu", 16, 2)
     assert torch.equal(vit.blocks[1].value.weight, theirs.encoder.layers[1].self_attn.v_proj.weight)
     assert torch.equal(vit.blocks[0].norm2.bias, theirs.encoder.layers[0].layer_norm2.bias)

@@ -1,6 +1,6 @@
 """How a run decides to encode: the lean path where it is equal, a batch that was measured, nothing in silence."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,12 @@ from medrobust.data.task import Task
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.errors import SmoothingError
 from medrobust.models.clip import Clip
+from medrobust.models.read_vit import parts_of
 from medrobust.smoothing import encoding
 from medrobust.smoothing.certify import Smoothing, certify
-from medrobust.smoothing.encoding import BATCHES, Encoding, lean_sampler, make_sampler
+from medrobust.smoothing.encoding import BATCHES, EncoderChoice, choose_sampler, lean_sampler
 from medrobust.smoothing.sampling import Sampler
-from medrobust.types import Classifier, Image
+from medrobust.types import Classifier, Image, ModuleEncoder
 
 QUICK = Smoothing(0.25, selection=8, estimation=64, look=8)
 
@@ -34,8 +35,8 @@ def sampler_for(
     classifier: Classifier, image: Image, *, images: int = 3, smoothing: Smoothing = QUICK, **wanted: object
 ) -> tuple[Sampler, list[str]]:
     said: list[str] = []
-    chosen = Encoding(**wanted)  # type: ignore[arg-type]
-    found = make_sampler([classifier], image, chosen, smoothings=[smoothing], images=images, say=said.append)
+    chosen = EncoderChoice(**wanted)  # type: ignore[arg-type]
+    found = choose_sampler([classifier], image, chosen, smoothings=[smoothing], images=images, say=said.append)
     return found, said
 
 
@@ -62,22 +63,21 @@ def test_another_encoder_is_encoded_whole_and_that_is_said_once(image: Image) ->
     assert found.kernels == ["whole images (the encoder is no vision transformer that tells its parts)"]
 
 
-@dataclass(frozen=True, eq=False)
-class Liar:
-    """Says it is one tower and encodes by another."""
+class Liar(torch.nn.Module):
+    """A tower that does not compute what its parts say."""
 
-    model: Clip
+    def __init__(self, tower: torch.nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
 
-    def vit(self) -> object:
-        return self.model.vit()
-
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model.encode_image(images) * 1.01
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.tower(images) * 1.01
 
 
 def test_a_tower_that_is_not_what_its_parts_say_is_encoded_whole(tiny: Clip, task: Task, image: Image) -> None:
     classifier = zero_shot().apply(tiny, task, {})
-    found, said = sampler_for(replace(classifier, encode=Liar(tiny).encode_image), image, batch=8)
+    liar = ModuleEncoder(Liar(tiny.vision), lambda tower: parts_of(tower.tower))
+    found, said = sampler_for(replace(classifier, encode=liar), image, batch=8)
     assert len(said) == 1
     assert "the lean path's features differ from the model's by 9.9e-03" in said[0]
     assert found.kernels[0].startswith("whole images")

@@ -185,7 +185,7 @@ def test_a_sampler_makes_each_encoder_once_and_says_by_what() -> None:
 
     def make(encode: object, image: Image) -> NoisyEncoder:
         made.append(encode)
-        return Halved() if encode == flatten else PixelNoise(encode, tuple(image.shape))  # type: ignore[arg-type]
+        return Halved() if encode == one_pixel(0.5).encode else PixelNoise(encode, tuple(image.shape))  # type: ignore[arg-type]
 
     sampler, recorder = Sampler(50, make), Recorder()
     pair = [one_pixel(0.5), Classifier(recorder, one_pixel(0.5).head)]
@@ -197,5 +197,5 @@ def test_a_sampler_makes_each_encoder_once_and_says_by_what() -> None:
         assert torch.equal(first, second)  # 2 x 24 numbers are the same stream as 3 x 4 x 4
     assert len(made) == 2
     assert sampler.kernels == ["halved", "whole images"]
-    sampler.encoder(flatten, torch.zeros(3, 2, 2))
+    sampler.encoder(one_pixel(0.5).encode, torch.zeros(3, 2, 2))
     assert len(made) == 3

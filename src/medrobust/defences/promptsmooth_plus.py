@@ -16,14 +16,13 @@ from torch.func import functional_call
 
 from medrobust.data.sources import shots
 from medrobust.data.task import Dataset, Task
-from medrobust.defences.adaptation import changed, changed_weights, on, starting_state
+from medrobust.defences.adaptation import changed_weights, on, starting_state
 from medrobust.defences.context import add_noise, first_context, learn_prompts
 from medrobust.defences.coop import coop
 from medrobust.defences.promptsmooth import PromptSmooth, noisy_copies, surest
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.learning.loop import Progress
 from medrobust.models.prompting import PromptedVision
-from medrobust.smoothing.sampling import Variant
 from medrobust.types import Classifier, Context, Defence, Features, Image, Images, Logits, State, VisionLanguageModel
 
 
@@ -61,16 +60,13 @@ def promptsmooth_plus(settings: PromptSmoothPlus | None = None) -> Defence:
         return coop().apply(model, task, state)
 
     def tune(classifier: Classifier, image: Image, *, sigma: float, generator: torch.Generator) -> Classifier:
-        model = getattr(classifier.encode, "__self__", None)
-        if not isinstance(model, VisionLanguageModel):
-            raise TypeError(f"tuning needs the encoder of a model, got {type(classifier.encode).__name__}")
+        vision, head = classifier.encode.tower(), classifier.head
         noisy = noisy_copies(image, sigma=sigma, draws=chosen.draws, generator=generator)
-        start = starting_state(model.vision, "attention", rank=chosen.rank, generator=generator)
-        deltas = sharpen_tower(
-            model.vision, classifier.head, noisy, on(model.device, start), lr=chosen.tune_lr, steps=chosen.tune_steps
-        )
-        encode = Variant(changed(model, deltas).encode_image, like=classifier.encode)
-        return replace(classifier.tuned(classifier.head), encode=encode)
+        start = starting_state(vision, "attention", rank=chosen.rank, generator=generator)
+        start = on(next(vision.parameters()).device, start)
+        deltas = sharpen_tower(vision, head, noisy, start, lr=chosen.tune_lr, steps=chosen.tune_steps)
+        adapted = classifier.encode.adapted(changed_weights(vision, deltas))
+        return replace(classifier.tuned(head), encode=adapted)
 
     return Defence(fit, apply, None if chosen.mode == "few-shot" else tune, settings=chosen)
 

@@ -17,7 +17,7 @@ from medrobust.jobs.experiment import Experiment, to_yaml
 from medrobust.machine import available_threads, checked_device, describe
 from medrobust.models import load
 from medrobust.smoothing.certify import Smoothing
-from medrobust.smoothing.encoding import Encoding
+from medrobust.smoothing.encoding import EncoderChoice
 from medrobust.smoothing.noise import kernel
 from medrobust.smoothing.sampling import Sampler
 from medrobust.types import ImageModel
@@ -145,14 +145,14 @@ def recorded_environment(out: Path) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read ({error}); use another --out") from error
 
 
-def encoding_of(experiment: Experiment, recorded: Mapping[str, Any]) -> Encoding:
+def encoding_of(experiment: Experiment, recorded: Mapping[str, Any]) -> EncoderChoice:
     """What an experiment wants of its encoder; what it leaves open is as in the record of a run that goes on."""
     before = recorded.get("environment", {})
     batch, compiled = experiment.batch, experiment.compile
     if "kernels" in before:  # not where the folder was begun by an attack
         batch = batch or before.get("batch")
         compiled = any("inductor" in kernel for kernel in before["kernels"]) if compiled is None else compiled
-    return Encoding(batch, experiment.lean, compiled, getattr(torch, experiment.dtype))
+    return EncoderChoice(batch, experiment.lean, compiled, getattr(torch, experiment.dtype))
 
 
 def keep_environment(

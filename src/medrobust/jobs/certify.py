@@ -25,7 +25,7 @@ from medrobust.results import CERTIFIED, Journal, Key, Row, read_rows
 from medrobust.results.findings import joint
 from medrobust.results.folder import publish
 from medrobust.smoothing.certify import Certificate, Smoothing, certify, clean_answers
-from medrobust.smoothing.encoding import make_sampler, seconds_a_copy
+from medrobust.smoothing.encoding import choose_sampler, seconds_a_copy
 from medrobust.smoothing.sampling import Sampler, encoders
 from medrobust.tell import Tell
 from medrobust.types import Classifier, Image
@@ -61,7 +61,7 @@ def run(experiment: Experiment, out: Path, *, reporter: Tell | None = None) -> d
 
 def sampler_of(bench: Bench, fitted: Sequence[Fitted], recorded: Mapping[str, Any], tell: Tell) -> Sampler:
     """How this run encodes noisy copies: as it wants, as it was recorded, or as is fastest here."""
-    return make_sampler(
+    return choose_sampler(
         [f.classifier for f in fitted],
         bench.data.read(0).to(bench.model.device),
         encoding_of(bench.experiment, recorded),

@@ -20,12 +20,12 @@ from medrobust.models.fill import silent as silent
 from medrobust.models.inputs import Pixels, clip_tokenizer
 from medrobust.models.inputs import read_preprocess as read_preprocess
 from medrobust.models.prompting import HasTokens, deepened, inserted, token_rows
-from medrobust.models.read_vit import read_vit
+from medrobust.models.read_vit import parts_of
 from medrobust.models.texts import CAUSAL, Reading, layers_of, pool
 from medrobust.models.towers import TokenTower
 from medrobust.models.weights import Weights
-from medrobust.types import Context, DeepContext, Features, Images, Preprocess, PromptShape
-from medrobust.types.vit import Activation, NotAViT, ViT
+from medrobust.types import Context, DeepContext, ModuleEncoder, Preprocess, PromptShape
+from medrobust.types.vit import Activation, NotAViT
 
 
 class Source(NamedTuple):
@@ -41,11 +41,9 @@ class Source(NamedTuple):
     activation: Activation | None = None  # where the registry knows what the files do not say
 
 
-class VisionTower(TokenTower):
-    """CLIP's own ViT."""
-
-    def __init__(self, tower: nn.Module, projection: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__(tower, projection, mean, std, pooled="own")
+def clip_tower(tower: nn.Module, projection: nn.Module, mean: Sequence[float], std: Sequence[float]) -> TokenTower:
+    """The vision tower of CLIP's own ViT (`CLIPVisionModel` of transformers); mean and std of its channels."""
+    return TokenTower(tower, projection, mean, std, pooled="own")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +72,13 @@ class Clip:
         """The same text tower beside another image encoder."""
         return replace(self, vision=vision.requires_grad_(False).eval())
 
-    def encode_image(self, images: Images) -> Features:
-        """Image features, not normalised.
+    @property
+    def encode_image(self) -> ModuleEncoder:
+        """The image encoder, a value; its features are not normalised to unit length.
 
-        Raises ModelError where the images do not have the model's size.
+        It raises ModelError where images do not have the model's size.
         """
-        size = self.preprocess.size
-        if images.shape[-2:] != (size, size):
-            raise ModelError(f"{self.name} takes {size} x {size} pixels, got {images.shape[-2]} x {images.shape[-1]}")
-        return self.vision(images.to(self.device))
+        return ModuleEncoder(self.vision, parts_of, self.preprocess.size, self.name)
 
     def prompt_shape(self) -> PromptShape:
         """Where learned prompts fit in. Raises NotAViT where the image encoder has no tokens."""
@@ -122,16 +118,6 @@ class Clip:
         ids = torch.tensor(words, dtype=torch.int64, device=self.device)
         return self._embedding()(ids).detach().float().clone()
 
-    def vit(self) -> ViT:
-        """The parts of the image encoder, to run it without this class; the tensors are the model's own.
-
-        Raises NotAViT, saying why, where `vision` is anything else than a plain CLIP tower or ViT of transformers.
-        """
-        if type(self.vision) not in (VisionTower, TokenTower):
-            raise NotAViT(f"the image encoder is a {type(self.vision).__name__}, not a CLIP tower as it was loaded")
-        vision: Any = self.vision
-        return read_vit(vision, vision.tower, vision.projection, vision.mean, vision.std)
-
     def _embedding(self) -> nn.Embedding:
         embedding: nn.Embedding = self.text.get_input_embeddings()
         return embedding
@@ -162,7 +148,7 @@ def clip_of(source: Source, config: Any, tensors: dict[str, Tensor], pixels: Pix
     from transformers import CLIPModel
 
     network = filled(CLIPModel, config, tensors, name=source.name, what="CLIP", dtype=source.dtype).to(source.device)
-    vision = VisionTower(network.vision_model, network.visual_projection, pixels.mean, pixels.std)
+    vision = clip_tower(network.vision_model, network.visual_projection, pixels.mean, pixels.std)
     return Clip(
         name=source.name,
         sha256=source.weights.sha256,

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medrobust.types.vit import Activation, Block, Linear, Norm, NotAViT, ViT
+from medrobust.models.towers import TokenTower
+from medrobust.types.vit import Activation, BlockParts, LinearParts, NormParts, NotAViT, ViT
 
 _CLIP = "transformers.models.clip.modeling_clip"
 _VIT = "transformers.models.vit.modeling_vit"
@@ -26,6 +27,13 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 _DROPOUT = ("dropout", "attention_dropout", "p")  # what modules call the share that they drop
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+def parts_of(vision: nn.Module) -> ViT:
+    """The parts of a vision tower of this package; raises NotAViT for any other module, and see `read_vit`."""
+    if type(vision) is not TokenTower:  # a class of its own may compute something else
+        raise NotAViT(f"the image encoder is a {type(vision).__name__}, not a CLIP tower as it was loaded")
+    return read_vit(vision, vision.tower, vision.projection, vision.mean, vision.std)
 
 
 def read_vit(vision: nn.Module, tower: Any, projection: Any, mean: Tensor, std: Tensor) -> ViT:
@@ -104,16 +112,16 @@ def _patch_weight(layer: nn.Conv2d) -> Tensor:
     return layer.weight
 
 
-def _clip_block(layer: Any) -> Block:
+def _clip_block(layer: Any) -> BlockParts:
     return _block(layer.self_attn, layer.self_attn.out_proj, layer.layer_norm1, layer.layer_norm2, layer.mlp)
 
 
-def _vit_block(layer: Any) -> Block:
+def _vit_block(layer: Any) -> BlockParts:
     return _block(layer.attention, layer.attention.o_proj, layer.layernorm_before, layer.layernorm_after, layer.mlp)
 
 
-def _block(attention: Any, out: Any, norm1: Any, norm2: Any, mlp: Any) -> Block:
-    return Block(
+def _block(attention: Any, out: Any, norm1: Any, norm2: Any, mlp: Any) -> BlockParts:
+    return BlockParts(
         norm1=_norm(norm1),
         query=_linear(attention.q_proj),
         key=_linear(attention.k_proj),
@@ -125,9 +133,9 @@ def _block(attention: Any, out: Any, norm1: Any, norm2: Any, mlp: Any) -> Block:
     )
 
 
-def _norm(layer: Any) -> Norm:
-    return Norm(layer.weight, layer.bias, layer.eps)
+def _norm(layer: Any) -> NormParts:
+    return NormParts(layer.weight, layer.bias, layer.eps)
 
 
-def _linear(layer: Any) -> Linear:
-    return Linear(layer.weight, layer.bias)
+def _linear(layer: Any) -> LinearParts:
+    return LinearParts(layer.weight, layer.bias)

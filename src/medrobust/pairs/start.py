@@ -6,7 +6,7 @@ import torch
 
 from medrobust.errors import ModelError
 from medrobust.models import load, locate
-from medrobust.models.clip import VisionTower
+from medrobust.models.towers import TokenTower
 from medrobust.pairs.pretrain import MEAN, STD
 from medrobust.pairs.recipe import Recipe
 
@@ -28,7 +28,7 @@ def start_from(spec: str, recipe: Recipe) -> Start:
 
     model = load(spec)
     vision = model.vision
-    if not isinstance(vision, VisionTower):
+    if not isinstance(vision, TokenTower) or vision._tower.config.model_type != "clip_vision_model":
         raise ModelError(f"{spec} has no CLIP tower; continue from a model in the format of transformers")
     if not (torch.allclose(vision.mean.flatten(), torch.tensor(MEAN)) and torch.allclose(
         vision.std.flatten(), torch.tensor(STD)

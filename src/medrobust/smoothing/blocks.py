@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medrobust.types import Features
-from medrobust.types.vit import Block, Linear, Norm, ViT
+from medrobust.types.vit import BlockParts, LinearParts, NormParts, ViT
 
 # what oneDNN calls the activations; the 1.702 of quick_gelu is in the weights
 _POINTWISE = {
@@ -32,10 +32,10 @@ class Layer(NamedTuple):
 class Whole(NamedTuple):
     """A block that computes every token."""
 
-    norm1: Norm
+    norm1: NormParts
     qkv: Layer
     out: Layer
-    norm2: Norm
+    norm2: NormParts
     fc1: Layer
     fc2: Layer
 
@@ -46,12 +46,12 @@ class Last(NamedTuple):
     Scores q.(K y + b) = (K^T q).y + a number that softmax does not see; sum_t a_t (V y_t) = V sum_t a_t y_t.
     """
 
-    norm1: Norm
+    norm1: NormParts
     query: Layer
     key: Float[Tensor, "heads head width"]
     value: Float[Tensor, "heads width head"]
     out: Layer  # the bias of the values is in its bias: the weights of attention add up to one
-    norm2: Norm
+    norm2: NormParts
     fc1: Layer
     fc2: Layer
 
@@ -59,10 +59,10 @@ class Last(NamedTuple):
 class Parts(NamedTuple):
     """All that stands behind the tokens, in the dtype it runs in."""
 
-    pre_norm: Norm | None
+    pre_norm: NormParts | None
     whole: tuple[Whole, ...]
     last: Last
-    post_norm: Norm
+    post_norm: NormParts
     projection: Layer
     heads: int
     activation: str
@@ -72,8 +72,8 @@ def prepared(vit: ViT, dtype: torch.dtype, *, pack: bool) -> tuple[Parts, str]:
     """The parts of a tower made ready to run in `dtype`, and the name of what multiplies its matrices."""
     layer = _packed if pack else _plain
 
-    def norm(found: Norm) -> Norm:
-        return Norm(found.weight.detach().to(dtype), found.bias.detach().to(dtype), found.eps)
+    def norm(found: NormParts) -> NormParts:
+        return NormParts(found.weight.detach().to(dtype), found.bias.detach().to(dtype), found.eps)
 
     def linear(weight: Tensor, bias: Tensor | None) -> Layer:
         return layer(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
@@ -127,7 +127,7 @@ def _plus_mlp(rows: Tokens, block: Whole | Last, activation: str) -> Tokens:
     return _linear(hidden, block.fc2, plus=rows)
 
 
-def _norm(rows: Tokens, norm: Norm) -> Tokens:
+def _norm(rows: Tokens, norm: NormParts) -> Tokens:
     return F.layer_norm(rows, norm.weight.shape, norm.weight, norm.bias, norm.eps)
 
 
@@ -184,7 +184,9 @@ def _packed(weight: Tensor, bias: Tensor | None) -> Layer:
     return Layer(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None), bias, packed=True)
 
 
-def _whole(block: Block, activation: str, norm: Callable[[Norm], Norm], linear: Callable[..., Layer]) -> Whole:
+def _whole(
+    block: BlockParts, activation: str, norm: Callable[[NormParts], NormParts], linear: Callable[..., Layer]
+) -> Whole:
     projections = (block.query, block.key, block.value)
     weight = torch.cat([projection.weight for projection in projections])
     bias = torch.cat([_bias(projection) for projection in projections])
@@ -200,7 +202,11 @@ def _whole(block: Block, activation: str, norm: Callable[[Norm], Norm], linear: 
 
 
 def _last(
-    block: Block, vit: ViT, dtype: torch.dtype, norm: Callable[[Norm], Norm], linear: Callable[..., Layer]
+    block: BlockParts,
+    vit: ViT,
+    dtype: torch.dtype,
+    norm: Callable[[NormParts], NormParts],
+    linear: Callable[..., Layer],
 ) -> Last:
     fc1, fc2 = _mlp_layers(block, vit.activation)
     heads = (vit.heads, block.key.weight.shape[0] // vit.heads, -1)
@@ -216,12 +222,12 @@ def _last(
     )
 
 
-def _mlp_layers(block: Block, activation: str) -> tuple[Linear, Linear]:
+def _mlp_layers(block: BlockParts, activation: str) -> tuple[LinearParts, LinearParts]:
     """x sigmoid(1.702 x) = silu(1.702 x) / 1.702, and silu is one kernel: the numbers go into the weights."""
     scale = 1.702 if activation == "quick_gelu" else 1.0
     fc1, fc2 = block.fc1, block.fc2
-    return Linear(fc1.weight * scale, _bias(fc1) * scale), Linear(fc2.weight / scale, fc2.bias)
+    return LinearParts(fc1.weight * scale, _bias(fc1) * scale), LinearParts(fc2.weight / scale, fc2.bias)
 
 
-def _bias(layer: Linear) -> Tensor:
+def _bias(layer: LinearParts) -> Tensor:
     return layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias

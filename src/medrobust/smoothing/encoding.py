@@ -1,4 +1,4 @@
-"""How a run encodes noisy copies: the lean path where it is equal, so many at a time, compiled where that pays.
+"""Chooses how a run encodes noisy copies: the lean path or the model's own forward, the batch size, and compiling.
 
 Decided once, when a run begins, and kept in its record: a resumed run does not measure again.
 """
@@ -15,9 +15,9 @@ from medrobust.errors import SmoothingError
 from medrobust.seeds import stream
 from medrobust.smoothing.certify import Smoothing
 from medrobust.smoothing.fast_vit import compiler_missing, compiling_pays, difference, lean_encoder
-from medrobust.smoothing.sampling import Copies, Draws, Encode, NoisyEncoder, PixelNoise, Sampler
-from medrobust.types import Classifier, Image
-from medrobust.types.vit import HasViT, NotAViT, ViT
+from medrobust.smoothing.sampling import Copies, Draws, NoisyEncoder, PixelNoise, Sampler
+from medrobust.types import Classifier, Encoder, Image
+from medrobust.types.vit import NotAViT
 
 BATCHES = {"cpu": (8, 16, 32, 64, 128), "other": (256, 512, 1024, 2048, 4096)}
 _EQUAL = 1e-4  # largest relative difference of features between the lean path and the model's own
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Encoding:
+class EncoderChoice:
     """What is wanted of the encoder; None: decide by measuring."""
 
     batch: int | None = None
@@ -38,10 +38,10 @@ class Encoding:
     dtype: torch.dtype = torch.float32
 
 
-def make_sampler(
+def choose_sampler(
     classifiers: Sequence[Classifier],
     image: Image,
-    wanted: Encoding,
+    wanted: EncoderChoice,
     *,
     smoothings: Sequence[Smoothing],
     images: int,
@@ -75,14 +75,14 @@ def make_sampler(
 
 def lean_sampler(batch: int = 64, *, say: Say = lambda _text: None) -> Sampler:
     """A sampler that takes the lean path where it can, without measuring anything."""
-    wanted = Encoding(compile=False)
+    wanted = EncoderChoice(compile=False)
     return Sampler(batch, _maker(wanted, say), _again(wanted))
 
 
-def _maker(wanted: Encoding, say: Say) -> Callable[[Encode, Image], NoisyEncoder]:
+def _maker(wanted: EncoderChoice, say: Say) -> Callable[[Encoder, Image], NoisyEncoder]:
     said: set[str] = set()
 
-    def make(encode: Encode, image: Image) -> NoisyEncoder:
+    def make(encode: Encoder, image: Image) -> NoisyEncoder:
         try:
             return _lean(encode, image, wanted)
         except NotAViT as reason:
@@ -96,34 +96,27 @@ def _maker(wanted: Encoding, say: Say) -> Callable[[Encode, Image], NoisyEncoder
     return make
 
 
-def _again(wanted: Encoding) -> Callable[[Encode], NoisyEncoder]:
+def _again(wanted: EncoderChoice) -> Callable[[Encoder], NoisyEncoder]:
     """The lean path for another tower of the form of one that was found equal on it; nothing is compared anew."""
 
-    def again(encode: Encode) -> NoisyEncoder:
-        return lean_encoder(_vit_of(encode), dtype=wanted.dtype, compile=bool(wanted.compile))
+    def again(encode: Encoder) -> NoisyEncoder:
+        return lean_encoder(encode.parts(), dtype=wanted.dtype, compile=bool(wanted.compile))
 
     return again
 
 
-def _pays(classifiers: Sequence[Classifier], wanted: Encoding) -> bool:
+def _pays(classifiers: Sequence[Classifier], wanted: EncoderChoice) -> bool:
     """Whether compiling can make one of the encoders faster."""
     try:
-        return wanted.lean and any(compiling_pays(_vit_of(one.encode), wanted.dtype) for one in classifiers)
+        return wanted.lean and any(compiling_pays(one.encode.parts(), wanted.dtype) for one in classifiers)
     except NotAViT:
         return False
 
 
-def _vit_of(encode: Encode) -> ViT:
-    owner = getattr(encode, "__self__", None)
-    if not isinstance(owner, HasViT):
-        raise NotAViT("the encoder is no vision transformer that tells its parts")
-    return owner.vit()
-
-
-def _lean(encode: Encode, image: Image, wanted: Encoding) -> NoisyEncoder:
+def _lean(encode: Encoder, image: Image, wanted: EncoderChoice) -> NoisyEncoder:
     if not wanted.lean:
         raise NotAViT("the lean path was not asked for")
-    found = lean_encoder(_vit_of(encode), dtype=wanted.dtype, compile=bool(wanted.compile))
+    found = lean_encoder(encode.parts(), dtype=wanted.dtype, compile=bool(wanted.compile))
     apart = difference(found, encode, image, 0.25, stream(0, "lean path"), batch=wanted.batch or 4)
     if wanted.dtype != torch.float32 and not apart <= _ALIKE:
         name = str(wanted.dtype).removeprefix("torch.")
@@ -140,7 +133,10 @@ def _typical(smoothing: Smoothing) -> tuple[int, int]:
 
 
 def _best_batch(
-    classifiers: Sequence[Classifier], image: Image, smoothing: Smoothing, make: Callable[[Encode, Image], NoisyEncoder]
+    classifiers: Sequence[Classifier],
+    image: Image,
+    smoothing: Smoothing,
+    make: Callable[[Encoder, Image], NoisyEncoder],
 ) -> int:
     """The batch that takes the least time for a typical image, padding and draws after the end included."""
     costs = {}

@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medrobust.smoothing.noise import Noise, noise
-from medrobust.types import Classifier, DirectionHead, Features, Image, Images, Logits
+from medrobust.types import Classifier, DirectionHead, Encoder, Features, Image, Logits
 
-Encode = Callable[[Images], Features]
 Answers = Int[Tensor, "batch classifiers"]  # the class, or -1 where a logit is NaN or infinite
 
 
@@ -39,7 +38,7 @@ class NoisyEncoder(Protocol):
 class PixelNoise:
     """Any encoder: noise is added to the pixels in float32, not clipped, and the whole image encoded."""
 
-    encode: Encode
+    encode: Encoder
     shape: tuple[int, ...]
     kernel: str = "whole images"
 
@@ -48,42 +47,29 @@ class PixelNoise:
         return lambda draws: self.encode(image + sigma * draws)
 
 
-@dataclass(frozen=True, eq=False)
-class Variant:
-    """An encoder for one image: the form of another one, `like`, with other numbers in it.
-
-    What was found out about `like` holds for it, so that nothing is checked or measured image by image.
-    """
-
-    encode: Encode
-    like: Encode
-
-    def __call__(self, images: Images) -> Features:
-        return self.encode(images)
-
-
 @dataclass
 class Sampler:
     """How noisy copies are encoded in a run: so many at a time, by which code; decided once and kept.
 
     `batch` is part of what is certified, because a network's results differ in their last bits between batch sizes:
-    every batch has it, the last one filled up. `make` turns an encoder and an image into a faster equal of it; `again`
-    does so for a variant of an encoder, in the way that was found good for that one.
+    every batch has it, the last one filled up. `make(encode, image)` returns a faster encoder with the same output.
+    `again(encode)` does the same for a copy with other weights (`Encoder.like`); it reuses what `make` decided and
+    checks nothing.
     """
 
     batch: int = 64
-    make: Callable[[Encode, Image], NoisyEncoder] | None = None
-    again: Callable[[Encode], NoisyEncoder] | None = None
-    _made: list[tuple[Encode, tuple[int, ...], NoisyEncoder]] = field(default_factory=list)
+    make: Callable[[Encoder, Image], NoisyEncoder] | None = None
+    again: Callable[[Encoder], NoisyEncoder] | None = None
+    _made: list[tuple[Encoder, tuple[int, ...], NoisyEncoder]] = field(default_factory=list)
 
-    def encoder(self, encode: Encode, image: Image) -> NoisyEncoder:
-        """The noisy encoder of `encode` for images of this size, made at its first use; a variant's is not kept."""
+    def encoder(self, encode: Encoder, image: Image) -> NoisyEncoder:
+        """The noisy encoder of `encode` for images of this size, made at its first use. An adapted one is not kept."""
         size = tuple(image.shape)
-        if isinstance(encode, Variant):
+        if encode.like is not None:
             like = self.encoder(encode.like, image)
             if isinstance(like, PixelNoise) or self.again is None:
-                return PixelNoise(encode.encode, size)
-            return self.again(encode.encode)
+                return PixelNoise(encode, size)
+            return self.again(encode)
         for known, shape, made in self._made:
             if known == encode and shape == size:
                 return made
@@ -153,9 +139,9 @@ class Copies:
         )  # fmt: skip
 
 
-def encoders(classifiers: Sequence[Classifier]) -> list[tuple[Encode, list[int]]]:
+def encoders(classifiers: Sequence[Classifier]) -> list[tuple[Encoder, list[int]]]:
     """The different encoders, each with the places of the classifiers that use it."""
-    groups: list[tuple[Encode, list[int]]] = []
+    groups: list[tuple[Encoder, list[int]]] = []
     for number, classifier in enumerate(classifiers):
         for encode, users in groups:
             if encode == classifier.encode:

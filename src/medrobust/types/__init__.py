@@ -1,26 +1,25 @@
-"""The words of the house, as types.
-
-Legend of axes: `batch` images; `3 h w` colour channels (RGB), height, width; `dim` the joint image-text space;
-`classes` in the order of the task; `texts` prompts; `words` learned context vectors; `width` of a token embedding;
-`layers` of a tower whose inputs are prompted too.
-"""
+"""Types that the whole package shares; the legend of axes is in `axes`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-Image = Float[Tensor, "3 h w"]  # float32 in [0, 1]; the model normalises inside
-Images = Float[Tensor, "batch 3 h w"]
-Labels = Int[Tensor, " batch"]
-Features = Float[Tensor, "batch dim"]
-Logits = Float[Tensor, "batch classes"]
-Context = Float[Tensor, "words width"]  # learned vectors that stand before the class name
-DeepContext = Float[Tensor, "layers _words _width"]  # what stands there at the inputs of the second and later layers
-State = dict[str, Tensor]  # what a defence learned
+from medrobust.types.axes import Context as Context
+from medrobust.types.axes import DeepContext as DeepContext
+from medrobust.types.axes import Features as Features
+from medrobust.types.axes import Image as Image
+from medrobust.types.axes import Images as Images
+from medrobust.types.axes import Labels as Labels
+from medrobust.types.axes import Logits as Logits
+from medrobust.types.axes import State as State
+from medrobust.types.encoder import Encoder as Encoder
+from medrobust.types.encoder import FunctionEncoder as FunctionEncoder
+from medrobust.types.encoder import ModuleEncoder as ModuleEncoder
+from medrobust.types.encoder import as_encoder as as_encoder
 
 Scope = Literal["model", "tuned on input"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -141,8 +140,12 @@ class VisionLanguageModel(Protocol):
     def with_vision(self, vision: nn.Module) -> "VisionLanguageModel":
         """The same text tower beside another image encoder; this model stays as it was."""
 
-    def encode_image(self, images: Images) -> Features:
-        """Image features, not normalised; differentiable with respect to the pixels."""
+    @property
+    def encode_image(self) -> Encoder:
+        """The image encoder as a value: `encode_image(images)` gives features, not normalised to unit length.
+
+        Differentiable with respect to the pixels.
+        """
 
     def prompt_shape(self) -> PromptShape:
         """Widths and depths of both towers."""
@@ -160,16 +163,26 @@ class VisionLanguageModel(Protocol):
         """Token embeddings of a text without its markers: where a learned context may start."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Classifier:
     """All that attacks and certificates know: images to features to logits.
 
-    Classifiers with equal `encode` share one pass over the noise. `scope` says what their certificates speak of.
+    `encode` is an `Encoder`, or any function from images to features, which becomes a `FunctionEncoder`. Classifiers
+    with equal `encode` share one pass over the noise. `scope` says what their certificates speak of.
     """
 
-    encode: Callable[[Images], Features]
+    encode: Encoder
     head: Callable[[Features], Logits]
     scope: Scope = "model"
+
+    def __init__(
+        self,
+        encode: Encoder | Callable[[Images], Features],
+        head: Callable[[Features], Logits],
+        scope: Scope = "model",
+    ) -> None:
+        for name, value in (("encode", as_encoder(encode)), ("head", head), ("scope", scope)):
+            object.__setattr__(self, name, value)
 
     def __call__(self, images: Images, /) -> Logits:
         return self.head(self.encode(images))

@@ -1,10 +1,10 @@
-"""A CLIP-shaped vision transformer as plain values, so that it can be described by one floor and run by another.
+"""A CLIP-shaped vision transformer as plain values: read from a model by `models`, run by `smoothing.fast_vit`.
 
 Legend: `width` of a token; `hidden` of the MLP; `tokens` = 1 class token + patches; `side` of a square patch in pixels.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,7 +18,7 @@ class NotAViT(MedrobustError):  # noqa: N818  (its name is the sentence)
     """An image encoder is not a transformer of the known shape; the message says why, in one sentence."""
 
 
-class Norm(NamedTuple):
+class NormParts(NamedTuple):
     """A layer norm."""
 
     weight: Float[Tensor, " width"]
@@ -26,24 +26,24 @@ class Norm(NamedTuple):
     eps: float
 
 
-class Linear(NamedTuple):
+class LinearParts(NamedTuple):
     """x -> x @ weight.T + bias."""
 
     weight: Float[Tensor, "outputs inputs"]
     bias: Float[Tensor, " outputs"] | None = None
 
 
-class Block(NamedTuple):
+class BlockParts(NamedTuple):
     """A pre-norm block: x + out(attention(norm1(x))), then x + fc2(activation(fc1(norm2(x))))."""
 
-    norm1: Norm
-    query: Linear
-    key: Linear
-    value: Linear
-    out: Linear
-    norm2: Norm
-    fc1: Linear
-    fc2: Linear
+    norm1: NormParts
+    query: LinearParts
+    key: LinearParts
+    value: LinearParts
+    out: LinearParts
+    norm2: NormParts
+    fc1: LinearParts
+    fc2: LinearParts
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,20 +58,12 @@ class ViT:
     patch_bias: Float[Tensor, " width"] | None
     class_token: Float[Tensor, " width"]
     positions: Float[Tensor, "tokens width"]
-    pre_norm: Norm | None
-    blocks: tuple[Block, ...]
-    post_norm: Norm
-    projection: Linear
+    pre_norm: NormParts | None
+    blocks: tuple[BlockParts, ...]
+    post_norm: NormParts
+    projection: LinearParts
     mean: Float[Tensor, "3"]
     std: Float[Tensor, "3"]
     heads: int
     activation: Activation
     size: int  # of the square image, in pixels
-
-
-@runtime_checkable
-class HasViT(Protocol):
-    """A model that can say what its image encoder is made of."""
-
-    def vit(self) -> ViT:
-        """The parts of the image encoder as it is now; raises NotAViT where it is anything else."""
