@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from medrobust.data import open_dataset as open_dataset
     from medrobust.data import open_image as open_image
     from medrobust.defences import DEFENCES as DEFENCES
-    from medrobust.defences import make as make_defence  # noqa: F401
+    from medrobust.defences import make as make_defence
     from medrobust.jobs.experiment import Experiment as Experiment
     from medrobust.jobs.experiment import load_experiment as load_experiment
     from medrobust.models import MODELS as MODELS

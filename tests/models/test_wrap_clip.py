@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_prompts_that_a_tokenizer_cuts_off_before_they_differ_are_refused() -> N
 
 def function(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """The same as a function that does not say whose method it is."""
-    return lambda given: method(given)
+    return partial(method)
 
 
 def in_training(model: OpenClip) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from toys import Recorder, broken_above, flatten, half_space, linear, one_pixel
+from toys import Recorder, broken_above, half_space, linear, one_pixel
 
 from medrobust.smoothing.noise import Noise, noise
 from medrobust.smoothing.sampling import Copies, Draws, NoisyEncoder, PixelNoise, Sampler, answers, encoders

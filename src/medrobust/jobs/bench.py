@@ -20,7 +20,7 @@ from medrobust.smoothing.certify import Smoothing
 from medrobust.smoothing.encoding import EncoderChoice
 from medrobust.smoothing.noise import kernel
 from medrobust.smoothing.sampling import Sampler
-from medrobust.types import ImageModel
+from medrobust.types import ImageModel, VisionLanguageModel
 
 # of a run that goes on: more images; and what its environment.json, not its experiment.yaml, holds it to
 MAY_CHANGE = {"limit", "batch", "compile", "threads"}
@@ -34,7 +34,7 @@ class Bench:
     """Model, task and images of an experiment, loaded and checked."""
 
     experiment: Experiment
-    model: ImageModel
+    model: VisionLanguageModel
     task: Task
     data: Dataset
 

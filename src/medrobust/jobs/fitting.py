@@ -16,7 +16,7 @@ from medrobust.learning.workers import ALONE, Workers
 from medrobust.results.records import called
 from medrobust.seeds import stream
 from medrobust.tell import Tell
-from medrobust.types import Classifier, Defence, Image, ImageModel, State
+from medrobust.types import Classifier, Defence, Image, State, VisionLanguageModel
 
 Known = dict[str, tuple[State, Header]]  # states by their path, or by the label of the choice that learned them
 
@@ -89,7 +89,7 @@ def _state_of(
     return state, settings
 
 
-def apply_state(defence: Defence, model: ImageModel, task: Task, state: State, *, called: str) -> Classifier:
+def apply_state(defence: Defence, model: VisionLanguageModel, task: Task, state: State, *, called: str) -> Classifier:
     """The classifier of a defence and its state; raises StateError where the state does not hold what it needs."""
     try:
         return defence.apply(model, task, state)
@@ -111,13 +111,13 @@ def tuned_on(
     return defence.tune(classifier, image, sigma=sigma, generator=stream(seed, "tune", item, sigma))
 
 
-def below_of(model: ImageModel, state: State, header: Header) -> State:
+def below_of(model: VisionLanguageModel, state: State, header: Header) -> State:
     """The vision tower of a state as it is deployed, for another defence to be learned on top of it."""
     return interpolated(model.vision, vision_part(state), header.settings.get("interpolation", 1.0))
 
 
 def fit_defence(
-    model: ImageModel,
+    model: VisionLanguageModel,
     data: Dataset,
     choice: Choice,
     target: Path,

@@ -20,14 +20,13 @@ from medrobust.jobs.attack import AttackSettings, attack
 from medrobust.jobs.attack.settings import check
 from medrobust.jobs.bench import check_settings, prepare
 from medrobust.jobs.experiment import Choice, Experiment
-from medrobust.models.clip import Clip
 from medrobust.results.attacked import attack_title
 from medrobust.results.report.markdown import percent, plain, table_line
 from medrobust.results.report.probed import noise_markdown, write_probe_page
 from medrobust.results.upstream import noise_curves, upstream_noise
 from medrobust.settings import spread
 from medrobust.tell import Tell
-from medrobust.types import Features
+from medrobust.types import Features, ImageModel
 
 RECIPES = ("linear-probe", "full-fine-tune", "nmtune", "ran")
 
@@ -103,7 +102,7 @@ def names_of(models: Sequence[str]) -> list[str]:
     return names
 
 
-def features_of(model: Clip, data: Dataset, batch: int) -> Features:
+def features_of(model: ImageModel, data: Dataset, batch: int) -> Features:
     """The frozen model's features of all images, so many encoded at once."""
     found: dict[int, Features] = {}
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medrobust.errors import ModelError
 from medrobust.models.trial import check_answers, check_evaluation, fingerprint, trial_images
+from medrobust.models.wrapped_encoder import WrappedEncoder
 from medrobust.models.wrapped_tower import (
     Channels,
     WrappedTower,
@@ -59,13 +60,10 @@ class WrappedClassifier:
         """The network as it is, for certificates and attacks."""
         return Classifier(self.encode_image, own_logits)
 
-    def encode_image(self, images: Tensor) -> Features:
-        """The logits; differentiable with respect to the pixels, and without a graph where they need no gradient.
-
-        Noisy pixels may leave [0, 1]. Raises ModelError for images of another shape.
-        """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
-            return self.vision(images.to(self.device))
+    @property
+    def encode_image(self) -> WrappedEncoder:
+        """The network; its features are its logits."""
+        return WrappedEncoder(self.vision, self.preprocess.size, self.device, self.name)
 
     def with_vision(self, vision: nn.Module) -> "WrappedClassifier":
         """The same classes under another network."""
@@ -73,14 +71,14 @@ class WrappedClassifier:
 
     def encode_text(
         self,
-        texts: Sequence[str],
-        context: Context | None = None,
+        texts: Sequence[str],  # noqa: ARG002 - the signature of every model
+        context: Context | None = None,  # noqa: ARG002
         deep: DeepContext | None = None,  # noqa: ARG002
     ) -> NoReturn:
         """Raises ModelError: there is no text encoder."""
         raise self._no_texts()
 
-    def embed_words(self, text: str) -> NoReturn:  # noqa: ARG002 - as every model's
+    def embed_words(self, text: str) -> NoReturn:  # noqa: ARG002
         """Raises ModelError: there is no text encoder."""
         raise self._no_texts()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medrobust.errors import ModelError, PromptError
 from medrobust.models.trial import attempted, check_answers, check_evaluation, fingerprint, trial_images
+from medrobust.models.wrapped_encoder import WrappedEncoder
 from medrobust.models.wrapped_tower import (
     Channels,
     FunctionTower,
@@ -22,7 +23,7 @@ from medrobust.models.wrapped_tower import (
     own_pixels,
     preprocess_of,
 )
-from medrobust.types import Context, DeepContext, Features, Preprocess
+from medrobust.types import Context, DeepContext, Preprocess
 
 _PROMPTS = ("a photo of a cat.", "an X-ray of a chest.")
 _FEATURES = "give a function that returns features of shape (inputs, dim)"
@@ -46,10 +47,10 @@ class WrappedClip:
     licence: str | None = None
     revision: str | None = None
 
-    def encode_image(self, images: Tensor) -> Features:
-        """Image features, not normalised; without a graph where the pixels need no gradient."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
-            return self.vision(images.to(self.device))
+    @property
+    def encode_image(self) -> WrappedEncoder:
+        """The image encoder; its features are not normalised."""
+        return WrappedEncoder(self.vision, self.preprocess.size, self.device, self.name)
 
     def with_vision(self, vision: nn.Module) -> "WrappedClip":
         """The same text encoder beside another image encoder."""
@@ -110,8 +111,8 @@ def wrap_clip(
     called = name or (type(networks[0]).__name__ if networks else "the model")
     if not networks or (len(owners) < 2 and module is None):
         raise ModelError(
-            f"{called} comes from functions whose weights cannot be seen; pass module=, the torch module that they use, so "
-            "that a run which goes on can tell whether it is still the same"
+            f"{called} comes from functions whose weights cannot be seen; pass module=, the module that they use, "
+            "so that a run which goes on can tell whether it is still the same"
         )
     for network in networks:
         check_evaluation(network, called)
@@ -184,7 +185,7 @@ def _scale(name: str, given: float | Tensor) -> float:
     if isinstance(given, nn.Parameter):
         raise ModelError(
             f"{name}: logit_scale is a parameter, which holds the logarithm in most models; pass a number, "
-            "float(model.logit_scale.exp()) for CLIPs"
+            "model.logit_scale.exp().item() for CLIPs"
         )
     try:
         scale = float(given.detach() if isinstance(given, Tensor) else given)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -140,9 +141,7 @@ def dtype_of(network: nn.Module) -> torch.dtype:
 
 def device_of(network: nn.Module) -> torch.device:
     """Where its first weight lies; the CPU where it has none."""
-    held = next(network.parameters(), None)
-    held = next(network.buffers(), None) if held is None else held
-    return torch.device("cpu") if held is None else held.device
+    return next((held.device for held in chain(network.parameters(), network.buffers())), torch.device("cpu"))
 
 
 def numbers_of(found: Any, names: Sequence[str], *, name: str, advice: str) -> Rows:

@@ -90,14 +90,18 @@ class ImageModel(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where images are encoded."""
+        """Where images, and texts where it reads them, are encoded."""
 
     @property
     def vision(self) -> nn.Module:
-        """The image encoder, from `Images` to `Features`, normalisation inside."""
+        """The image encoder, from `Images` to `Features`, normalisation inside; its parameters stay as they are."""
 
-    def encode_image(self, images: Images) -> Features:
-        """Image features, not normalised; differentiable with respect to the pixels."""
+    @property
+    def encode_image(self) -> Encoder:
+        """The image encoder as a value: `encode_image(images)` gives features, not normalised to unit length.
+
+        Differentiable with respect to the pixels.
+        """
 
 
 @runtime_checkable
@@ -110,42 +114,15 @@ class HasClasses(Protocol):
 
 
 @runtime_checkable
-class VisionLanguageModel(Protocol):
+class VisionLanguageModel(ImageModel, Protocol):
     """A frozen dual encoder in evaluation mode; its device and dtype are its own."""
-
-    @property
-    def name(self) -> str:
-        """What the user called it."""
-
-    @property
-    def sha256(self) -> str:
-        """Hash of its weights: a state learned for other weights is refused."""
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """What a picture must go through before it is an `Image` for this model."""
 
     @property
     def logit_scale(self) -> float:
         """exp of the learned temperature: logits = logit_scale * cosine."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where images and texts are encoded."""
-
-    @property
-    def vision(self) -> nn.Module:
-        """The image encoder, from `Images` to `Features`, normalisation inside; its parameters are frozen."""
-
     def with_vision(self, vision: nn.Module) -> "VisionLanguageModel":
         """The same text tower beside another image encoder; this model stays as it was."""
-
-    @property
-    def encode_image(self) -> Encoder:
-        """The image encoder as a value: `encode_image(images)` gives features, not normalised to unit length.
-
-        Differentiable with respect to the pixels.
-        """
 
     def prompt_shape(self) -> PromptShape:
         """Widths and depths of both towers."""
