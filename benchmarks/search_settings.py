@@ -20,6 +20,7 @@ from torch import Tensor
 from medrobust.data import Dataset, load_task, open_dataset
 from medrobust.defences import make
 from medrobust.defences.adaptation import merged, vision_part
+from medrobust.defences.defence import Defence
 from medrobust.jobs.fitting import tuned_on
 from medrobust.jobs.pretrain import hits
 from medrobust.machine import available_threads
@@ -28,7 +29,7 @@ from medrobust.models.clip import Clip
 from medrobust.seeds import stream
 from medrobust.smoothing.noise import noise
 from medrobust.smoothing.sampling import answers
-from medrobust.types import Classifier, Defence, Features, Images, State
+from medrobust.types import Classifier, Features, Images, State
 
 SETS = {
     "blood": ("blood_pbc_28_subset.npz", "bloodmnist"),

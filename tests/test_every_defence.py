@@ -1,6 +1,7 @@
 """What every defence promises, whatever it does."""
 
 import inspect
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -11,12 +12,18 @@ import pytest
 import torch
 
 from medrobust.data.task import Dataset, Task
-from medrobust.defences import DEFENCES, make
+from medrobust.defences import DEFENCES, make, variant_of
+from medrobust.defences.adaptation import merged
+from medrobust.defences.defence import Defence
 from medrobust.defences.state import check_header, header_of, load_state, save_state
 from medrobust.errors import ConfigError
+from medrobust.learning.checkpoint import Checkpoint
+from medrobust.learning.loop import Session
+from medrobust.learning.workers import Workers
 from medrobust.models.clip import Clip
+from medrobust.models.prompting import PromptedVision
 from medrobust.seeds import stream
-from medrobust.types import Classifier, Defence, State
+from medrobust.types import Classifier, State
 
 FEW: dict[str, Any] = {"shots": 2, "epochs": 2, "batch": 4, "words": 3}
 DISTILL: dict[str, Any] = {"steps": 2, "batch": 4, "rank": 2}
@@ -194,9 +201,10 @@ def test_tuning_changes_one_part_for_this_image_alone_and_sees_no_label(
 def test_labels_are_read_by_those_alone_that_say_so(case: str, tiny: Clip, dataset: Dataset, fitted: Fit) -> None:
     turned = replace(dataset, targets=tuple((label + 1) % 3 for label in dataset.targets))
     found = defence_of(case).fit(tiny, turned, generator=stream(0, "fit"))
-    says = DEFENCES[CASES[case][0]].learns_from
-    assert same(found, fitted(case)) == (says != "labels" or case in UNLABELLED)
-    assert says != "nothing" or case in LEARN_NOTHING
+    says = defence_of(case).learns_from
+    assert same(found, fitted(case)) == (says != "labels")
+    assert (says == "nothing") == (case in LEARN_NOTHING)
+    assert says != "labels" or case not in UNLABELLED
 
 
 @pytest.mark.parametrize(
@@ -216,8 +224,99 @@ def test_a_prompt_stands_on_a_tower_that_another_defence_taught(
 
 def test_defences_of_one_tower_share_its_encoder(tiny: Clip, task: Task, fitted: Fit) -> None:
     own = {case for case in CASES if defence_of(case).apply(tiny, task, fitted(case)).encode == tiny.encode_image}
-    other = {case for case, (name, _) in CASES.items() if DEFENCES[name].changes_vision} - {"distill feature"}
-    assert own == set(CASES) - other - PROMPTED
+    assert own == {case for case in CASES if not defence_of(case).changes & {"vision", "vision prompts"}}
+    assert set(CASES) - own >= PROMPTED
+
+
+@every
+def test_a_defence_says_truly_what_it_changes(case: str, tiny: Clip, dataset: Dataset, fitted: Fit) -> None:
+    state = fitted(case)
+    tower = defence_of(case).apply(tiny, dataset.task, state).encode.tower()
+    prompted = isinstance(tower, PromptedVision)
+    weights = dict((tower.vision if prompted else tower).named_parameters())
+    changed = {name for name, own in tiny.vision.named_parameters() if not torch.equal(weights[name], own)}
+    inputs = {key for key in state if key in ("context", "deep_context")}
+    tower_keys = {key for key in state if key.startswith(("weight.", "lora.", "prompt."))}
+    found = {
+        "vision": bool(changed),
+        "vision prompts": prompted and any(value is not None for value in (tower.border, tower.tokens, tower.deep)),
+        "text prompts": bool(inputs),
+        "head": bool(set(state) - inputs - tower_keys),
+    }
+    assert defence_of(case).changes == {name for name, there in found.items() if there}
+
+
+def test_what_depends_on_the_settings_is_known_from_them() -> None:
+    assert make("distill", {"part": "feature"}).changes == {"head"}
+    assert make("promptsmooth", {"mode": "zero-shot"}).learns_from == "nothing"
+    assert (make("fare").learns_from, make("fare", {"shots": 2}).learns_from) == ("images", "labels")  # few of each
+    assert {name for name in DEFENCES if make(name).class_bound} == {
+        "linear-probe", "mlp-probe", "full-fine-tune", "nmtune", "ran"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", sorted(set(CASES) - LEARN_NOTHING))
+def test_a_training_cut_off_goes_on_to_the_same_state(
+    case: str, tiny: Clip, dataset: Dataset, fitted: Fit, tmp_path: Path
+) -> None:
+    kept = Checkpoint(tmp_path / "half.safetensors", {"case": case}, seconds=0.0)
+    steps: list[int] = []
+
+    def cut_off(step: int, total: int) -> None:
+        steps.append(step)
+        if step == total and steps.count(total) == 1:  # the last step is done, and not yet kept
+            raise KeyboardInterrupt
+
+    def fit() -> State:
+        return defence_of(case).fit(
+            tiny, dataset, generator=stream(0, "fit"), session=Session(cut_off, checkpoint=kept)
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        fit()
+    last = steps[-1]
+    assert same(fit(), fitted(case))
+    assert steps[last:] == [last]
+
+
+@every
+def test_what_one_process_learns_refuses_others_and_the_rest_learns_its_share(
+    case: str, tiny: Clip, dataset: Dataset
+) -> None:
+    name = CASES[case][0]
+    two = Session(workers=Workers(0, 2))
+    if case in LEARN_NOTHING:
+        assert defence_of(case).fit(tiny, dataset, generator=stream(0, "fit"), session=two) == {}
+        return
+    if name in ("tecoa", "fare", "pmg-aft", "apt", "capt"):  # which ask the other process, see test_workers
+        return
+    told = "a head is" if defence_of(case).class_bound else f"{re.escape(name)} is"
+    with pytest.raises(ConfigError, match=f"^{told} learned by one process"):
+        defence_of(case).fit(tiny, dataset, generator=stream(0, "fit"), session=two)
+
+
+@pytest.mark.parametrize("above", ["promptsmooth++ few-shot", "capt", "tecoa visual prompts", "fare visual prompts"])
+def test_visual_prompts_are_learned_on_a_tower_that_another_defence_taught(
+    above: str, tiny: Clip, dataset: Dataset, fitted: Fit
+) -> None:
+    tower = fitted("distill all")
+    taught = merged(tiny, tower)
+    learned = defence_of(above).fit(taught, dataset, generator=stream(0, "fit"))
+    both = defence_of(above).apply(tiny, dataset.task, tower | learned)
+    torch.testing.assert_close(
+        logits_of(both, dataset), logits_of(defence_of(above).apply(taught, dataset.task, learned), dataset)
+    )
+    assert not torch.equal(
+        logits_of(both, dataset), logits_of(defence_of(above).apply(tiny, dataset.task, learned), dataset)
+    )
+
+
+def test_the_setting_that_names_a_variant() -> None:
+    for name, entry in DEFENCES.items():
+        assert entry.variant in ("", *entry.settings.model_fields)
+        assert variant_of(name, {}) == {}
+    assert variant_of("tecoa", {"mode": "visual-prompts", "lr": 1.0}) == {"mode": "visual-prompts"}
+    assert variant_of("coop", {"mode": "combined"}) == variant_of("nothing", {"mode": "combined"}) == {}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medrobust.data import open_image as open_image
     from medrobust.defences import DEFENCES as DEFENCES
     from medrobust.defences import make as make_defence
+    from medrobust.defences.defence import Defence as Defence
     from medrobust.jobs.experiment import Experiment as Experiment
     from medrobust.jobs.experiment import load_experiment as load_experiment
     from medrobust.models import MODELS as MODELS
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from medrobust.smoothing.certify import certify as certify
     from medrobust.smoothing.encoding import lean_sampler as lean_sampler
     from medrobust.types import Classifier as Classifier
-    from medrobust.types import Defence as Defence
     from medrobust.types import Preprocess as Preprocess
 
 _HOMES = {  # module, and behind a colon the name there where it is another
@@ -36,7 +36,7 @@ _HOMES = {  # module, and behind a colon the name there where it is another
     "Classifier": "types",
     "DEFENCES": "defences",
     "Dataset": "data",
-    "Defence": "types",
+    "Defence": "defences.defence",
     "Experiment": "jobs.experiment",
     "MODELS": "models",
     "Preprocess": "types",

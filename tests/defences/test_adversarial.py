@@ -13,10 +13,11 @@ from torch import nn
 from medrobust.attacks import AttackError, Ball
 from medrobust.attacks.losses import cross_entropy
 from medrobust.data.task import Dataset
-from medrobust.defences.adversarial import Adversarial, Batches, Objective, learn
+from medrobust.defences.adversarial import Batches, Objective, learn
+from medrobust.defences.tecoa import Tecoa
 from medrobust.errors import DataError
 from medrobust.learning.checkpoint import Checkpoint
-from medrobust.learning.loop import Session
+from medrobust.learning.loop import SILENT, Session
 from medrobust.seeds import stream
 from medrobust.types import Classifier, Images, Labels, Logits, State
 
@@ -37,13 +38,13 @@ def linear(state: State) -> Classifier:
     return Classifier(colours_mean, lambda features: 20 * features @ state["weight"].T)
 
 
-def settings(**values: Any) -> Adversarial:
-    return Adversarial(**{"epochs": 2, "batch": 10, "lr": 0.05, "eps": 0.05, "attack_step": 0.04, **values})
+def settings(**values: Any) -> Tecoa:
+    return Tecoa(**{"epochs": 2, "batch": 10, "lr": 0.05, "eps": 0.05, "attack_step": 0.04, **values})
 
 
 def fit(data: Dataset, student: Callable[[State], Classifier] = linear, **values: Any) -> State:
-    session = values.pop("session", None)
-    return learn(START, student, TRAINED_ON_ATTACKS, data, settings(**values), device=CPU,
+    session, chosen = values.pop("session", SILENT), settings(**values)
+    return learn(START, student, TRAINED_ON_ATTACKS, data, chosen, chosen.attack, device=CPU,
                  generator=stream(0, "fit"), session=session)  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def test_the_loop_is_the_one_one_would_write(dataset: Dataset) -> None:
     for step in range(steps):
         rows = batches.rows(step)
         images, labels = dataset.images(rows.tolist()), dataset.labels[rows]
-        points = batches.starts(step, rows, images, chosen)
+        points = batches.starts(step, rows, images, chosen.attack.ball)
         for _ in range(3):
             leaf = points.clone().requires_grad_(True)
             F.cross_entropy(20 * colours_mean(leaf) @ weight.T, labels).backward()
@@ -147,7 +148,8 @@ def test_no_gradient_of_the_attack_leaks_into_the_parameters(dataset: Dataset) -
         return 0 * cross_entropy(student(images), labels)
 
     objective = Objective(TRAINED_ON_ATTACKS.climb, score)
-    found = learn(START, linear, objective, dataset, settings(), device=CPU, generator=stream(0, "fit"))
+    chosen = settings()
+    found = learn(START, linear, objective, dataset, chosen, chosen.attack, device=CPU, generator=stream(0, "fit"))
     assert torch.equal(found["weight"], START["weight"])
     assert not any(seen)
 

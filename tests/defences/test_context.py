@@ -10,6 +10,7 @@ from medrobust.data.task import Dataset
 from medrobust.defences.context import ContextSettings, add_noise, learn_context
 from medrobust.defences.heads import context_names, start_context, text_prototypes
 from medrobust.errors import DataError
+from medrobust.learning.loop import Session
 from medrobust.models.clip import Clip
 from medrobust.seeds import stream
 
@@ -94,7 +95,7 @@ def test_every_epoch_sees_every_shot_once(tiny: Clip, dataset: Dataset) -> None:
         ContextSettings(shots=3, epochs=4, batch=4),
         sigmas=(),
         generator=stream(0, "fit"),
-        progress=lambda step, steps: done.append((step, steps)),
+        session=Session(lambda step, steps: done.append((step, steps))),
     )
     assert done == [(step, 12) for step in range(1, 13)]
 

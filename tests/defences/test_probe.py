@@ -22,7 +22,7 @@ from medrobust.seeds import stream
 from medrobust.types import Classifier, DirectionHead
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch": 12}
-HEADS = [name for name, entry in DEFENCES.items() if entry.class_bound]
+HEADS = [name for name in DEFENCES if make(name).class_bound]
 
 
 def accuracy(classifier: Classifier, data: Dataset) -> float:

@@ -11,7 +11,7 @@ from medrobust.data.task import Dataset, Task
 from medrobust.defences import make
 from medrobust.defences.adaptation import changed, changed_weights, merged, starting_state
 from medrobust.defences.context import add_noise
-from medrobust.defences.promptsmooth import entropy_of_mean, noisy_copies, promptsmooth
+from medrobust.defences.promptsmooth import PromptSmooth, entropy_of_mean, noisy_copies, promptsmooth
 from medrobust.defences.promptsmooth_plus import PromptSmoothPlus, first_tokens, promptsmooth_plus
 from medrobust.defences.state import check_header, header_of
 from medrobust.errors import ConfigError, ModelError, StateError
@@ -138,7 +138,7 @@ def test_the_noise_tuned_on_is_that_of_promptsmooth(
         seen.append(images)
         return taught.encode_image(images)
 
-    other = promptsmooth(PromptSmoothPlus(mode="zero-shot", draws=20))
+    other = promptsmooth(PromptSmooth(mode="zero-shot", draws=20))
     assert other.tune is not None
     text = replace(other.apply(taught, task, {}), encode=watching)
     other.tune(text, unseen.read(0), sigma=SIGMA, generator=stream(0, "tune", 0, SIGMA))

@@ -15,7 +15,7 @@ from medrobust.attacks.pgd import Pgd
 from medrobust.data.task import Dataset
 from medrobust.defences import make
 from medrobust.defences.probe import LearnedHead
-from medrobust.defences.ran import Copies, NmTune, Ran, covariance, dominance, rectification, rectified
+from medrobust.defences.ran import FeatureCopies, NmTune, Ran, covariance, dominance, rectification, rectified
 from medrobust.errors import ConfigError
 from medrobust.learning.checkpoint import Checkpoint
 from medrobust.learning.loop import Session
@@ -42,12 +42,12 @@ def state_of(width: int = 6) -> State:
     return state | {"norm.variance": state["norm.variance"].square() + 0.1}
 
 
-def copies_of(width: int = 6) -> Copies:
+def copies_of(width: int = 6) -> FeatureCopies:
     generator = stream(1, "features")
-    return Copies(*(2 * torch.randn(len(LABELS), width, generator=generator) for _ in range(3)))
+    return FeatureCopies(*(2 * torch.randn(len(LABELS), width, generator=generator) for _ in range(3)))
 
 
-def by_hand(state: State, copies: Copies, chosen: Ran) -> float:
+def by_hand(state: State, copies: FeatureCopies, chosen: Ran) -> float:
     """The loss in NumPy and float64, the covariance and the squares entry by entry."""
     s = {key: value.double().numpy() for key, value in state.items()}
     f = [part.double().numpy() for part in copies]
@@ -101,10 +101,10 @@ def test_the_defaults_are_those_of_the_specification() -> None:
 def test_what_a_term_switched_off_does_not_need_is_not_made(
     term: str, copy: str, tiny: Clip, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Copies] = []
+    seen: list[FeatureCopies] = []
     real = MODULE.rectification
 
-    def spied(state: State, copies: Copies, labels: torch.Tensor, chosen: Ran) -> torch.Tensor:
+    def spied(state: State, copies: FeatureCopies, labels: torch.Tensor, chosen: Ran) -> torch.Tensor:
         seen.append(copies)
         return real(state, copies, labels, chosen)
 
@@ -125,7 +125,7 @@ def test_teachers_have_no_gradient() -> None:
     target = features.detach() + 1
     for term in ("consistency", "adversarial"):
         state = state_of() | {"gate": torch.zeros(6), "head.weight": torch.zeros(3, 6)}
-        copies = Copies(features, target, target)
+        copies = FeatureCopies(features, target, target)
         rectification(state, copies, LABELS, Ran(**(OFF | {term: 1.0}))).backward()
         assert features.grad is not None
         assert not features.grad.any()
@@ -177,7 +177,7 @@ def test_the_attack_leaks_no_gradient_and_moves_no_statistics(
     seen: list[State] = []
     real = MODULE._copies
 
-    def spied(student: Classifier, *rest: Any) -> Copies:
+    def spied(student: Classifier, *rest: Any) -> FeatureCopies:
         head = student.head
         assert isinstance(head, LearnedHead)
         before = {key: value.clone() for key, value in head.state.items()}

@@ -12,12 +12,13 @@ from medrobust.attacks.attack import judge
 from medrobust.attacks.pgd import Pgd
 from medrobust.data.task import Dataset
 from medrobust.defences import make
+from medrobust.defences.defence import Defence
 from medrobust.defences.tecoa import Fare, PmgAft, Tecoa, fare, pmg_aft, tecoa
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.errors import StateError
 from medrobust.models.clip import Clip
 from medrobust.seeds import stream
-from medrobust.types import Classifier, Defence
+from medrobust.types import Classifier
 
 BALL = Ball("linf", 0.14)
 HARD: dict[str, Any] = {"epochs": 12, "batch": 12, "optimiser": "adamw", "lr": 2e-3, "eps": BALL.eps}
@@ -53,7 +54,7 @@ def test_the_losses_are_the_papers(taught: Clip, dataset: Dataset, monkeypatch: 
     found: dict[str, torch.Tensor] = {}
 
     def caught(name: str) -> Any:
-        def robust_vision(chosen: Any, objective: Any) -> Defence:
+        def robust_vision(chosen: Any, objective: Any, _learns_from: str) -> Defence:
             made = objective(frozen)
             found[name] = made.score(student, images, attacked, labels)
             found[f"{name} climb"] = made.climb(student, images, labels)(attacked)

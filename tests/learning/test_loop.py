@@ -76,8 +76,8 @@ def test_callers_are_told_of_every_step_after_it() -> None:
         lambda _: bowl(weights),
         torch.optim.SGD([weights], lr=1.0),
         Schedule(0.1, 2, decay="none"),
-        progress=lambda done, total: told.append((done, total)),
         after=lambda step: told.append((step, round(weights[0].item(), 4))),
+        session=Session(lambda done, total: told.append((done, total))),
     )
     assert told == [(0, 0.2), (1, 2), (1, 0.36), (2, 2)]
 

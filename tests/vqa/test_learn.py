@@ -158,7 +158,7 @@ def test_the_loss_of_ran_climbs_its_own_questions(
     """The attacked copy raises the cross-entropy of the student for the questions in their places."""
     seen: list[tuple[float, float]] = []
     said: list[Tensor] = []
-    real, real_answering = MODULE.pictures, MODULE.answering
+    real, real_answering = MODULE.images_to_copy, MODULE.answering
 
     def heard(model: Clip, words: Any, *more: Any) -> Classifier:
         said.append(words.ids)
@@ -166,8 +166,10 @@ def test_the_loss_of_ran_climbs_its_own_questions(
 
     monkeypatch.setattr(MODULE, "answering", heard)
 
-    def spied(student: Classifier, batches: Any, step: int, rows: Tensor, labels: Tensor, chosen: Any) -> Any:
-        found = real(student, batches, step, rows, labels, chosen)
+    def spied(
+        student: Classifier, batches: Any, step: int, rows: Tensor, labels: Tensor, chosen: Any, attack: Any
+    ) -> Any:
+        found = real(student, batches, step, rows, labels, chosen, attack)
         first, _, attacked = found
         assert torch.equal(said[-1], learned_from.words.ids[rows])
         assert float((attacked - first).abs().max()) <= chosen.eps + 1e-6
@@ -176,7 +178,7 @@ def test_the_loss_of_ran_climbs_its_own_questions(
         seen.append((losses[0], losses[1]))
         return found
 
-    monkeypatch.setattr(MODULE, "pictures", spied)
+    monkeypatch.setattr(MODULE, "images_to_copy", spied)
     learned(taught, learned_from, vocabulary, "ran", epochs=4, eps=0.1, attack_step=0.1, attack_steps=2)
     assert all(attacked > clean for clean, attacked in seen[2:])
 

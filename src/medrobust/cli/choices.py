@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def chosen(texts: list[str], *, transfer: bool = False) -> list[Choice]:
-    """Choices with the modes of their states, told apart; with `transfer`, of states learned on any task."""
+    """Choices with the variants of their states, told apart; with `transfer`, of states learned on any task."""
     choices = [Choice.model_validate(text).model_copy(update={"transfer": transfer}) for text in texts]
-    return _told_apart([_with_mode_of_state(choice) for choice in choices])
+    return _told_apart([_with_variant_of_state(choice) for choice in choices])
 
 
 def numbers(text: str) -> list[float]:
@@ -36,14 +36,15 @@ def attack_settings(
     return AttackSettings(attacks=tuple(attacks), norm=balls[0].norm, eps=sizes, sigma=sigma, batch=batch)
 
 
-def _with_mode_of_state(choice: Choice) -> Choice:
-    """A state given without a mode is called after the mode it was learned in."""
+def _with_variant_of_state(choice: Choice) -> Choice:
+    """A state given without a variant is called after the variant it was learned as."""
     if choice.state is None or choice.settings:
         return choice
+    from medrobust.defences import variant_of
     from medrobust.defences.state import load_state
 
-    mode = load_state(Path(choice.state))[1].settings.get("mode")
-    return choice.model_copy(update={"settings": {"mode": mode}}) if mode else choice
+    learned = load_state(Path(choice.state))[1].settings
+    return choice.model_copy(update={"settings": variant_of(choice.name, learned)})
 
 
 def _told_apart(choices: list[Choice]) -> list[Choice]:

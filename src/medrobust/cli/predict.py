@@ -81,11 +81,11 @@ def tasks(as_json: Json = False) -> None:
 @command
 def defences(as_json: Json = False) -> None:
     """The defences, what they learn from, and their settings."""
-    from medrobust.defences import DEFENCES
+    from medrobust.defences import DEFENCES, make
 
     rows = [
-        {"name": name, "title": e.title, "learns from": e.learns_from, "settings": ", ".join(e.settings.model_fields),
-         "reference": e.reference} for name, e in DEFENCES.items()
+        {"name": name, "title": e.title, "learns from": make(name).learns_from,
+         "settings": ", ".join(e.settings.model_fields), "reference": e.reference} for name, e in DEFENCES.items()
     ]  # fmt: skip
     listing(rows, as_json)
 

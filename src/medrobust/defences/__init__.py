@@ -1,12 +1,13 @@
 """All defences by name. One paper, or one idea, a file; to add one: a file, and a line in `DEFENCES`."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
 from medrobust.defences.capt import Apt, Capt, apt, capt
 from medrobust.defences.coop import Coop, coop
+from medrobust.defences.defence import Defence
 from medrobust.defences.distill import Distill, distill
 from medrobust.defences.pool import Pool, pool
 from medrobust.defences.probe import FullFineTune, LinearProbe, MlpProbe, full_fine_tune, linear_probe, mlp_probe
@@ -18,58 +19,54 @@ from medrobust.defences.undefended import Undefended, undefended
 from medrobust.defences.vote import Vote, vote
 from medrobust.defences.zero_shot import ZeroShot, zero_shot
 from medrobust.errors import ConfigError, nearest
-from medrobust.types import Defence
 
 
-class Entry(NamedTuple):
-    """How to make a defence, what it may be told, what it needs, and where it comes from."""
+class DefenceEntry(NamedTuple):
+    """How to make a defence, its settings, and where it comes from.
+
+    What depends on the settings (what it learns from, what it changes) is asked of the defence that `make` gives.
+    """
 
     make: Callable[[Any], Defence]
     settings: type[BaseModel]
-    learns_from: Literal["nothing", "images", "labels"]
     title: str
     reference: str
-    changes_vision: bool = False
-    in_sessions: bool = False  # its fit takes a Session: it can be cut off; heads are learned by one process only
-    class_bound: bool = False  # what it learned speaks of its task's classes, of their number and order
+    variant: str = ""  # the setting that NAME:VARIANT gives
 
 
-DEFENCES: dict[str, Entry] = {
-    "zero-shot": Entry(zero_shot, ZeroShot, "nothing", "hand-written prompts", "Radford et al., ICML 2021"),
-    "coop": Entry(coop, Coop, "labels", "few-shot context on clean images", "Zhou et al., IJCV 2022"),
-    "promptsmooth": Entry(
-        promptsmooth, PromptSmooth, "labels", "prompts for noise: few-shot, zero-shot, combined",
-        "Hussein et al., MICCAI 2024",
+DEFENCES: dict[str, DefenceEntry] = {
+    "zero-shot": DefenceEntry(zero_shot, ZeroShot, "hand-written prompts", "Radford et al., ICML 2021"),
+    "coop": DefenceEntry(coop, Coop, "few-shot context on clean images", "Zhou et al., IJCV 2022"),
+    "promptsmooth": DefenceEntry(
+        promptsmooth, PromptSmooth, "prompts for noise: few-shot, zero-shot, combined",
+        "Hussein et al., MICCAI 2024", variant="mode",
     ),
-    "promptsmooth++": Entry(
-        promptsmooth_plus, PromptSmoothPlus, "labels", "the same for both towers; deltas on each image",
-        "PromptSmooth++, 2025 (abstract)",
+    "promptsmooth++": DefenceEntry(
+        promptsmooth_plus, PromptSmoothPlus, "the same for both towers; deltas on each image",
+        "PromptSmooth++, 2025 (abstract)", variant="mode",
     ),
-    "pool": Entry(pool, Pool, "images", "context tuned on an unlabelled pool, then frozen", "ours; docs/methods.md"),
-    "vote": Entry(vote, Vote, "nothing", "the surest of several prompts, sample by sample", "ours; docs/methods.md"),
-    "distill": Entry(distill, Distill, "images", "vision tower taught to see through noise", "ours; docs/methods.md",
-                     changes_vision=True),
-    "tecoa": Entry(tecoa, Tecoa, "labels", "vision tower or prompts trained on attacked images",
-                   "Mao et al., ICLR 2023", changes_vision=True, in_sessions=True),
-    "fare": Entry(fare, Fare, "images", "vision tower whose features an attack cannot move",
-                  "Schlarmann et al., ICML 2024", changes_vision=True, in_sessions=True),
-    "pmg-aft": Entry(pmg_aft, PmgAft, "labels", "TeCoA guided by the model as it was", "Wang et al., CVPR 2024",
-                     changes_vision=True, in_sessions=True),
-    "apt": Entry(apt, Apt, "labels", "text context learned on attacked images", "Li et al., CVPR 2024",
-                 in_sessions=True),
-    "capt": Entry(capt, Capt, "labels", "consistent adversarial prompts in both towers", "Yang et al., 2024",
-                  changes_vision=True, in_sessions=True),
-    "linear-probe": Entry(linear_probe, LinearProbe, "labels", "linear head on frozen features", "docs/methods.md",
-                          in_sessions=True, class_bound=True),
-    "mlp-probe": Entry(mlp_probe, MlpProbe, "labels", "head with a hidden layer on frozen features", "docs/methods.md",
-                       in_sessions=True, class_bound=True),
-    "full-fine-tune": Entry(full_fine_tune, FullFineTune, "labels", "vision tower and linear head, clean images",
-                            "docs/methods.md", changes_vision=True, in_sessions=True, class_bound=True),
-    "nmtune": Entry(nmtune, NmTune, "labels", "frozen features rectified for a head", "Chen et al., ICLR 2024",
-                    in_sessions=True, class_bound=True),
-    "ran": Entry(ran, Ran, "labels", "the same against attacks on the images", "Han et al., Findings of EMNLP 2024",
-                 in_sessions=True, class_bound=True),
-    "undefended": Entry(undefended, Undefended, "nothing", "the model as it is", "docs/methods.md"),
+    "pool": DefenceEntry(pool, Pool, "context tuned on an unlabelled pool, then frozen", "ours; docs/methods.md"),
+    "vote": DefenceEntry(vote, Vote, "the surest of several prompts, sample by sample", "ours; docs/methods.md"),
+    "distill": DefenceEntry(distill, Distill, "vision tower taught to see through noise", "ours; docs/methods.md"),
+    "tecoa": DefenceEntry(
+        tecoa, Tecoa, "vision tower or prompts trained on attacked images", "Mao et al., ICLR 2023", variant="mode"
+    ),
+    "fare": DefenceEntry(
+        fare, Fare, "vision tower whose features an attack cannot move", "Schlarmann et al., ICML 2024", variant="mode"
+    ),
+    "pmg-aft": DefenceEntry(
+        pmg_aft, PmgAft, "TeCoA guided by the model as it was", "Wang et al., CVPR 2024", variant="mode"
+    ),
+    "apt": DefenceEntry(apt, Apt, "text context learned on attacked images", "Li et al., CVPR 2024"),
+    "capt": DefenceEntry(capt, Capt, "consistent adversarial prompts in both towers", "Yang et al., 2024"),
+    "linear-probe": DefenceEntry(linear_probe, LinearProbe, "linear head on frozen features", "docs/methods.md"),
+    "mlp-probe": DefenceEntry(mlp_probe, MlpProbe, "head with a hidden layer on frozen features", "docs/methods.md"),
+    "full-fine-tune": DefenceEntry(
+        full_fine_tune, FullFineTune, "vision tower and linear head, clean images", "docs/methods.md"
+    ),
+    "nmtune": DefenceEntry(nmtune, NmTune, "frozen features rectified for a head", "Chen et al., ICLR 2024"),
+    "ran": DefenceEntry(ran, Ran, "the same against attacks on the images", "Han et al., Findings of EMNLP 2024"),
+    "undefended": DefenceEntry(undefended, Undefended, "the model as it is", "docs/methods.md"),
 }  # fmt: skip
 
 
@@ -92,3 +89,13 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> Defence:
                 f"{name} has no setting {where!r}{nearest(where, known)}; it has {', '.join(known) or 'none'}"
             ) from error
         raise ConfigError(f"{name}: {where} = {first['input']!r}: {first['msg'].lower()}") from error
+
+
+def variant_of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of these settings the one that NAME:VARIANT gives; empty where they do not say it.
+
+    >>> variant_of("promptsmooth", {"mode": "combined", "draws": 10})
+    {'mode': 'combined'}
+    """
+    key = DEFENCES[name].variant if name in DEFENCES else ""
+    return {key: settings[key]} if key in settings else {}

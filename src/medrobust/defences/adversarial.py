@@ -5,32 +5,32 @@ from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from medrobust.attacks import AttackError, Ball, masking
 from medrobust.attacks.ball import Norm, pixels_of
 from medrobust.attacks.draws import Draws
-from medrobust.attacks.losses import cross_entropy
+from medrobust.attacks.losses import PerImage, cross_entropy
 from medrobust.attacks.pgd import ascend
 from medrobust.data.augment import augment
 from medrobust.data.sources import shots
 from medrobust.data.task import Dataset
 from medrobust.errors import DataError
-from medrobust.learning.loop import Schedule, Session, descend
+from medrobust.learning.loop import SILENT, Schedule, Session, descend
 from medrobust.seeds import stream
 from medrobust.types import Classifier, Images, Labels, State
 
-PerImage = Float[Tensor, " batch"]
+Rows = Int[Tensor, " rows"]
 _RESIDENT = 2**30  # bytes of images that are kept decoded; more are read again in every epoch
 
 
-Pixels = Annotated[float, BeforeValidator(pixels_of)]  # `4/255` or a float, in pixels of [0, 1]
+PixelLength = Annotated[float, BeforeValidator(pixels_of)]  # `4/255` or a float, in pixels of [0, 1]
 
 
-class Training(BaseModel):
-    """What every training on labelled batches may be told."""
+class BatchTraining(BaseModel):
+    """Settings of every training on labelled batches."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -47,19 +47,38 @@ class Training(BaseModel):
     precision: Literal["float32", "bfloat16"] = "float32"  # of the forward passes; weights and sums stay float32
 
 
-class Adversarial(Training):
-    """What every adversarial training may be told. Lengths are in pixels of [0, 1]."""
+class TrainingAttack(NamedTuple):
+    """Projected gradient ascent as a training runs it: `steps` of length `step` in the ball."""
+
+    ball: Ball
+    steps: int
+    step: float
+
+    def __call__(self, climb: Callable[[Images], PerImage], images: Images, start: Images) -> Images:
+        """Images in the ball where `climb` is large, begun at `start`."""
+        return ascend(climb, images, ball=self.ball, steps=self.steps, step=self.step, start=start)
+
+
+class AttackInTraining(BaseModel):
+    """Settings of the attack in a training. Lengths are in pixels of [0, 1]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     norm: Norm = "linf"
-    eps: Pixels = 1 / 255
+    eps: PixelLength = 1 / 255
     attack_steps: int = Field(2, ge=1)
-    attack_step: Pixels = 1 / 255
+    attack_step: PixelLength = 1 / 255
 
     @model_validator(mode="after")
-    def _lengths_can_be_meant(self) -> "Adversarial":
+    def _lengths_can_be_meant(self) -> "AttackInTraining":
         for length in (self.eps, self.attack_step):
             Ball(self.norm, length)  # says what is wrong with 8, and what was meant
         return self
+
+    @property
+    def attack(self) -> TrainingAttack:
+        """The attack that is set."""
+        return TrainingAttack(Ball(self.norm, self.eps), self.attack_steps, self.attack_step)
 
 
 class Objective(NamedTuple):
@@ -91,11 +110,12 @@ def learn(
     student: Callable[[State], Classifier],
     objective: Objective,
     data: Dataset,
-    settings: Adversarial,
+    settings: BatchTraining,
+    attack: TrainingAttack,
     *,
     device: torch.device,
     generator: torch.Generator,
-    session: Session | None = None,
+    session: Session = SILENT,
 ) -> State:
     """min over the state of the mean score at attacked images; `student(state)` is differentiable by the state.
 
@@ -104,16 +124,15 @@ def learn(
     the same gradient. Raises AttackError for a classifier that answers the same image differently, DataError for
     images of one class.
     """
-    held = session or Session()
     batches = Batches.of(data, settings, generator)
     state = {key: value.detach().clone().to(device).requires_grad_(True) for key, value in start.items()}
-    check(batches, student(detached(state)), device)
+    check_learnable(batches, student(detached(state)), device)
     size = settings.batch
 
     def backward(step: int) -> float:
         nonlocal size
         rows = batches.rows(step)
-        views, mine = batches.views(step, rows), held.workers.share(torch.arange(len(rows)))
+        views, mine = batches.views(step, rows), session.workers.share(torch.arange(len(rows)))
         while True:
             try:
                 parts = (part for part in mine.split(size) if len(part))
@@ -122,32 +141,26 @@ def learn(
                 if size == 1:
                     raise
                 if size == settings.batch:
-                    held.say("memory ran out; from here on batches are worked off in parts, with the same result")
+                    session.say("memory ran out; from here on batches are worked off in parts, with the same result")
                 size = max(1, min(size, len(mine)) // 2)
                 for value in state.values():
                     value.grad = None
 
     def _backward(step: int, rows: Rows, views: Images, whole: int) -> float:
         images, labels = views.to(device), batches.labels[rows].to(device)
-        begin = batches.starts(step, rows, images, settings)
+        begin = batches.starts(step, rows, images, attack.ball)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             climb = objective.climb(student(detached(state)), images, labels)
-            attacked = ascend(
-                climb, images, ball=Ball(settings.norm, settings.eps), steps=settings.attack_steps,
-                step=settings.attack_step, start=begin,
-            )  # fmt: skip
+            attacked = attack(climb, images, begin)
             loss = objective.score(student(state), images, attacked, labels).sum() / whole
         loss.backward()
         return float(loss.detach())
 
     descend(
         backward, optimiser_of(state, settings), schedule_of(batches.per_epoch, settings),
-        clip_norm=settings.clip_norm, session=held,
+        clip_norm=settings.clip_norm, session=session,
     )  # fmt: skip
     return {key: value.detach().cpu() for key, value in state.items()}
-
-
-Rows = Int[Tensor, " rows"]
 
 
 class Batches(NamedTuple):
@@ -161,7 +174,7 @@ class Batches(NamedTuple):
     flips: bool = True  # whether the answer is the same in a mirror
 
     @classmethod
-    def of(cls, data: Dataset, settings: Training, generator: torch.Generator) -> "Batches":
+    def of(cls, data: Dataset, settings: BatchTraining, generator: torch.Generator) -> "Batches":
         """The images of a training, some of each class or all."""
         chosen = data if settings.shots is None else shots(data, settings.shots, generator)
         seed = int(torch.randint(2**62, (), generator=generator))
@@ -185,10 +198,10 @@ class Batches(NamedTuple):
             return images
         return augment(images, stream(self.seed, use, step), flips=self.flips, scale=(0.8, 1.0), colour=0.0)
 
-    def starts(self, step: int, rows: Rows, images: Images, settings: Adversarial) -> Images:
+    def starts(self, step: int, rows: Rows, images: Images, ball: Ball) -> Images:
         """Where the attack on each image begins: uniform in the ball."""
         numbers = Draws(tuple(stream(self.seed, f"attack {step}", row) for row in rows.tolist()))
-        return Ball(settings.norm, settings.eps).random(images, numbers)
+        return ball.random(images, numbers)
 
 
 def detached(state: State) -> State:
@@ -197,7 +210,7 @@ def detached(state: State) -> State:
 
 
 def optimiser_of(
-    state: State, settings: Training, factors: Mapping[str, float] = MappingProxyType({})
+    state: State, settings: BatchTraining, factors: Mapping[str, float] = MappingProxyType({})
 ) -> torch.optim.Optimizer:
     """SGD with momentum, or AdamW; `factors`: by name, multiples of the learning rate, 1 where nothing is said."""
     by_factor: dict[float, list[Tensor]] = {}
@@ -209,13 +222,13 @@ def optimiser_of(
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def schedule_of(per_epoch: int, settings: Training) -> Schedule:
+def schedule_of(per_epoch: int, settings: BatchTraining) -> Schedule:
     """A linear warm-up and half a cosine."""
     steps = per_epoch * settings.epochs
     return Schedule(settings.lr, steps, warmup=min(settings.warmup, steps // 10))
 
 
-def check(
+def check_learnable(
     batches: Batches, classifier: Classifier, device: torch.device, *, what: str = "adversarial training"
 ) -> None:
     """See that there is something to learn, from a classifier that answers steadily.

@@ -14,39 +14,41 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from medrobust.attacks.losses import PerImage
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import merged, visual_prompts
 from medrobust.defences.adversarial import (
     ON_ATTACKED,
-    Adversarial,
+    AttackInTraining,
+    BatchTraining,
     Objective,
-    PerImage,
-    Pixels,
+    PixelLength,
     climb_cross_entropy,
     learn,
 )
 from medrobust.defences.coop import coop
+from medrobust.defences.defence import Change, Defence
 from medrobust.defences.heads import CosineHead, context_names, text_prototypes
 from medrobust.defences.tecoa import divergence, log_chances
 from medrobust.defences.zero_shot import zero_shot
-from medrobust.learning.loop import Session
-from medrobust.types import Classifier, Defence, Images, Labels, State, VisionLanguageModel
+from medrobust.learning.loop import SILENT, Session
+from medrobust.types import Classifier, Images, Labels, State, VisionLanguageModel
 
 
-class Apt(Adversarial):
+class Apt(AttackInTraining, BatchTraining):
     """The paper's numbers: 16 words, 16 shots, eps 4/255 with 3 steps of two thirds of it."""
 
     shots: int | None = Field(16, ge=1)
     epochs: int = Field(50, ge=1)
     batch: int = Field(32, ge=1)
     lr: float = Field(0.002, gt=0)
-    eps: Pixels = 4 / 255
+    eps: PixelLength = 4 / 255
     attack_steps: int = Field(3, ge=1)
-    attack_step: Pixels = 8 / 3 / 255
+    attack_step: PixelLength = 8 / 3 / 255
     words: int = Field(16, ge=1)
 
 
-class Capt(Adversarial):
+class Capt(AttackInTraining, BatchTraining):
     """Prompts of `length` vectors at the inputs of the first `depth` layers of both towers, N(0, 0.02^2).
 
     `coupling`: `linear` makes each text prompt of the image prompt of its layer (ours; learned on their own, deep
@@ -71,7 +73,7 @@ def apt(settings: Apt | None = None) -> Defence:
     chosen = settings or Apt()
 
     def fit(
-        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session | None = None
+        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session = SILENT
     ) -> State:
         names = context_names(data.task)
         start = 0.02 * torch.randn(chosen.words, model.prompt_shape().text_width, generator=generator)
@@ -81,11 +83,11 @@ def apt(settings: Apt | None = None) -> Defence:
             return Classifier(model.encode_image, head)
 
         return learn(
-            {"context": start}, student, ON_ATTACKED, data, chosen,
+            {"context": start}, student, ON_ATTACKED, data, chosen, chosen.attack,
             device=model.device, generator=generator, session=session,
         )  # fmt: skip
 
-    return Defence(fit, coop().apply, settings=chosen)
+    return Defence(chosen, fit, coop().apply, learns_from="labels", changes=frozenset({"text prompts"}))
 
 
 def capt(settings: Capt | None = None) -> Defence:
@@ -98,13 +100,13 @@ def capt(settings: Capt | None = None) -> Defence:
     chosen = settings or Capt()
 
     def fit(
-        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session | None = None
+        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session = SILENT
     ) -> State:
         frozen, start = zero_shot().apply(model, data.task, {}), _start(model, chosen, generator)
         tower = merged(model, prompts_of(start)).vision
         learned = learn(
             start, partial(_student, model, tower, context_names(data.task)),
-            Objective(climb_cross_entropy, partial(consistent, frozen, chosen)), data, chosen,
+            Objective(climb_cross_entropy, partial(consistent, frozen, chosen)), data, chosen, chosen.attack,
             device=model.device, generator=generator, session=session,
         )  # fmt: skip
         return prompts_of(learned)
@@ -117,7 +119,8 @@ def capt(settings: Capt | None = None) -> Defence:
             prototypes = text_prototypes(base, context_names(task), context, deep)
         return Classifier(base.encode_image, CosineHead(prototypes, base.logit_scale))
 
-    return Defence(fit, apply, settings=chosen)
+    changes: frozenset[Change] = frozenset({"vision prompts", "text prompts"})
+    return Defence(chosen, fit, apply, learns_from="labels", changes=changes)
 
 
 def consistent(

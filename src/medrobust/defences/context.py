@@ -14,7 +14,7 @@ from medrobust.data.augment import augment
 from medrobust.data.sources import shots
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.heads import CosineHead, context_names, start_context, start_template, text_prototypes
-from medrobust.learning.loop import Progress, Schedule, descend
+from medrobust.learning.loop import SILENT, Schedule, Session, descend
 from medrobust.types import Context, Features, Images, State, VisionLanguageModel
 
 
@@ -40,7 +40,7 @@ def learn_context(
     sigmas: Sequence[float],
     clean_fraction: float = 0.0,
     generator: torch.Generator,
-    progress: Progress | None = None,
+    session: Session = SILENT,
 ) -> Context:
     """min_P mean CE(softmax z_P(x + e), y): `learn_prompts` with a text context alone, both towers frozen.
 
@@ -57,7 +57,7 @@ def learn_context(
     learned = learn_prompts(
         model, chosen, settings, start, encode,
         noise=partial(add_noise, sigmas=sigmas, generator=generator, clean_fraction=clean_fraction),
-        generator=generator, progress=progress,
+        generator=generator, session=session,
     )  # fmt: skip
     return learned["context"]
 
@@ -72,7 +72,7 @@ def learn_prompts(
     noise: Callable[[Images], Images],
     factors: Mapping[str, float] = MappingProxyType({}),
     generator: torch.Generator,
-    progress: Progress | None = None,
+    session: Session = SILENT,
 ) -> State:
     """CE on noisy images by SGD with momentum 0.9 and a cosine; first epoch at lr 1e-5.
 
@@ -81,11 +81,14 @@ def learn_prompts(
     images, labels = chosen.images(), chosen.labels
     names = context_names(chosen.task)
     prompts = {key: value.to(model.device).requires_grad_(True) for key, value in start.items()}
-    draw = _shuffled(len(labels), min(settings.batch, len(labels)), generator)
+    order = torch.arange(len(labels))  # of the images in an epoch
     per_epoch = -(-len(labels) // settings.batch)
 
-    def loss(_step: int) -> Tensor:
-        rows = draw()
+    def loss(step: int) -> Tensor:
+        place = step % per_epoch
+        if place == 0:
+            order.copy_(torch.randperm(len(labels), generator=generator))
+        rows = order[place * settings.batch : (place + 1) * settings.batch]
         views = images[rows]
         if settings.augment:
             views = augment(views, generator, scale=(0.8, 1.0), colour=0.0)
@@ -99,7 +102,7 @@ def learn_prompts(
         loss,
         torch.optim.SGD(groups, lr=settings.lr, momentum=0.9),
         Schedule(settings.lr, per_epoch * settings.epochs, warmup=warmup, warmup_lr=1e-5),
-        progress=progress,
+        session=session.keeping(generator, order),
     )
     return {key: value.detach().cpu() for key, value in prompts.items()}
 
@@ -125,17 +128,3 @@ def first_context(
         return start_context(model, start_template(task))
     width = model.embed_words("a").shape[1]
     return 0.02 * torch.randn(settings.words, width, generator=generator)
-
-
-def _shuffled(count: int, batch: int, generator: torch.Generator) -> Callable[[], Tensor]:
-    """Rows of the next batch; every epoch in a new order, its last batch smaller."""
-    order: list[int] = []
-
-    def draw() -> Tensor:
-        nonlocal order
-        if not order:
-            order = torch.randperm(count, generator=generator).tolist()
-        rows, order = order[:batch], order[batch:]
-        return torch.tensor(rows)
-
-    return draw

@@ -5,9 +5,10 @@ import torch
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import merged
 from medrobust.defences.context import ContextSettings, learn_context
+from medrobust.defences.defence import Defence
 from medrobust.defences.heads import prompt_head
-from medrobust.learning.loop import Progress
-from medrobust.types import Classifier, Defence, State, VisionLanguageModel
+from medrobust.learning.loop import SILENT, Session
+from medrobust.types import Classifier, State, VisionLanguageModel
 
 
 class Coop(ContextSettings):
@@ -22,12 +23,13 @@ def coop(settings: Coop | None = None) -> Defence:
     chosen = settings or Coop()
 
     def fit(
-        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, progress: Progress | None = None
+        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session = SILENT
     ) -> State:
-        return {"context": learn_context(model, data, chosen, sigmas=(), generator=generator, progress=progress)}
+        alone = session.alone("coop")
+        return {"context": learn_context(model, data, chosen, sigmas=(), generator=generator, session=alone)}
 
     def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
         base = merged(model, state)
         return Classifier(base.encode_image, prompt_head(base, task, state["context"].to(base.device)))
 
-    return Defence(fit, apply, settings=chosen)
+    return Defence(chosen, fit, apply, learns_from="labels", changes=frozenset({"text prompts"}))

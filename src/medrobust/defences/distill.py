@@ -14,9 +14,10 @@ from medrobust.data.augment import augment
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import Part, changed_weights, merged, on, starting_state
 from medrobust.defences.context import add_noise
+from medrobust.defences.defence import Change, Defence
 from medrobust.defences.heads import CosineHead, template_prototypes
-from medrobust.learning.loop import Progress, Schedule, descend
-from medrobust.types import Classifier, Defence, Features, Logits, State, VisionLanguageModel
+from medrobust.learning.loop import SILENT, Schedule, Session, descend
+from medrobust.types import Classifier, Features, Logits, State, VisionLanguageModel
 
 
 class Distill(BaseModel):
@@ -43,13 +44,14 @@ def distill(settings: Distill | None = None) -> Defence:
     chosen = settings or Distill()
 
     def fit(
-        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, progress: Progress | None = None
+        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session = SILENT
     ) -> State:
+        held = session.alone("distill").keeping(generator)
         order = torch.randperm(len(data), generator=generator)[: chosen.images].tolist()
         images = data.images(order)
         if chosen.part == "feature":
-            return _fit_feature(model, images, chosen, generator, progress)
-        return _fit_tower(model, images, chosen, chosen.part, generator, progress)
+            return _fit_feature(model, images, chosen, generator, held)
+        return _fit_tower(model, images, chosen, chosen.part, generator, held)
 
     def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
         base = merged(model, state)
@@ -58,7 +60,8 @@ def distill(settings: Distill | None = None) -> Defence:
             return Classifier(base.encode_image, _ResidualHead(head, on(base.device, state)))
         return Classifier(base.encode_image, head)
 
-    return Defence(fit, apply, settings=chosen)
+    changes: Change = "head" if chosen.part == "feature" else "vision"
+    return Defence(chosen, fit, apply, learns_from="images", changes=frozenset({changes}))
 
 
 def _fit_tower(
@@ -67,7 +70,7 @@ def _fit_tower(
     chosen: Distill,
     part: Part,
     generator: torch.Generator,
-    progress: Progress | None,
+    session: Session,
 ) -> State:
     state = starting_state(model.vision, part, rank=chosen.rank, generator=generator)
     state = {key: value.to(model.device).requires_grad_(True) for key, value in state.items()}
@@ -81,7 +84,7 @@ def _fit_tower(
 
     optimiser = torch.optim.AdamW(list(state.values()), lr=chosen.lr, weight_decay=0.0)
     warmup = min(20, chosen.steps // 10)
-    descend(loss, optimiser, Schedule(chosen.lr, chosen.steps, warmup=warmup), progress=progress, clip_norm=1.0)
+    descend(loss, optimiser, Schedule(chosen.lr, chosen.steps, warmup=warmup), session=session, clip_norm=1.0)
     return {key: value.detach().cpu() for key, value in state.items()}
 
 
@@ -90,7 +93,7 @@ def _fit_feature(
     images: Tensor,
     chosen: Distill,
     generator: torch.Generator,
-    progress: Progress | None,
+    session: Session,
 ) -> State:
     with torch.no_grad():
         dim = model.encode_image(images[:1]).shape[1]
@@ -109,7 +112,7 @@ def _fit_feature(
         return _distance(_restored(features, state), clean)
 
     optimiser = torch.optim.AdamW(list(state.values()), lr=chosen.lr, weight_decay=0.0)
-    descend(loss, optimiser, Schedule(chosen.lr, chosen.steps), progress=progress)
+    descend(loss, optimiser, Schedule(chosen.lr, chosen.steps), session=session)
     return {key: value.detach().cpu() for key, value in state.items()}
 
 

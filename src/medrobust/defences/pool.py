@@ -7,6 +7,7 @@ from torch import Tensor
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import merged
 from medrobust.defences.context import add_noise
+from medrobust.defences.defence import Defence
 from medrobust.defences.heads import (
     CosineHead,
     context_names,
@@ -16,8 +17,8 @@ from medrobust.defences.heads import (
     text_prototypes,
 )
 from medrobust.defences.promptsmooth import entropy_of_mean
-from medrobust.learning.loop import Progress, Schedule, descend
-from medrobust.types import Classifier, Defence, State, VisionLanguageModel
+from medrobust.learning.loop import SILENT, Schedule, Session, descend
+from medrobust.types import Classifier, State, VisionLanguageModel
 
 
 class Pool(BaseModel):
@@ -43,8 +44,9 @@ def pool(settings: Pool | None = None) -> Defence:
     chosen = settings or Pool()
 
     def fit(
-        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, progress: Progress | None = None
+        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session = SILENT
     ) -> State:
+        held = session.alone("pool").keeping(generator)
         order = torch.randperm(len(data), generator=generator)[: chosen.images].tolist()
         images = data.images(order)
         context = start_context(model, start_template(data.task)).requires_grad_(True)
@@ -61,11 +63,11 @@ def pool(settings: Pool | None = None) -> Defence:
             return entropy_of_mean(each).mean() - chosen.balance * entropy_of_mean(each.flatten(0, 1))
 
         optimiser = torch.optim.AdamW([context], lr=chosen.lr)
-        descend(loss, optimiser, Schedule(chosen.lr, chosen.steps), progress=progress)
+        descend(loss, optimiser, Schedule(chosen.lr, chosen.steps), session=held)
         return {"context": context.detach().cpu()}
 
     def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
         base = merged(model, state)
         return Classifier(base.encode_image, prompt_head(base, task, state["context"].to(base.device)))
 
-    return Defence(fit, apply, settings=chosen)
+    return Defence(chosen, fit, apply, learns_from="images", changes=frozenset({"text prompts"}))

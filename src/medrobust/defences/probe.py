@@ -12,24 +12,25 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.func import functional_call
 
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import changed_weights, merged, on, starting_state
-from medrobust.defences.adversarial import Batches, Rows, Training, check, optimiser_of, schedule_of
+from medrobust.defences.adversarial import Batches, BatchTraining, Rows, check_learnable, optimiser_of, schedule_of
+from medrobust.defences.defence import Apply, Change, Defence, Fit
 from medrobust.errors import ConfigError, StateError
-from medrobust.learning.loop import Session, descend
-from medrobust.types import Classifier, Defence, Features, Images, Logits, State, VisionLanguageModel
+from medrobust.learning.loop import SILENT, Session, descend
+from medrobust.types import Classifier, Features, Images, Logits, State, VisionLanguageModel
 
 Hidden = Float[Tensor, "batch hidden"]
 Scalar = Float[Tensor, ""]
 Before = Callable[[Features, State], Hidden]  # what stands between the feature and the last layer
 
 
-class Head(Training):
-    """What every head may be told; `unit` scales features to length one, otherwise they are as the encoder gives them.
+class Head(BaseModel):
+    """Settings of every head; `unit` scales features to length one, otherwise they are as the encoder gives them.
 
     Number of epochs, batch and optimiser are those of RAN, so that heads differ in what they learn alone (ours).
     """
@@ -43,19 +44,20 @@ class Head(Training):
     unit: bool = False
 
 
-class LinearProbe(Head):
+class LinearProbe(Head, BatchTraining):
     """Without `augment` every image is encoded once."""
 
     augment: bool = False
 
 
-class MlpProbe(LinearProbe):
-    """One hidden layer with ReLU (ours in its width)."""
+class MlpProbe(Head, BatchTraining):
+    """One hidden layer with ReLU (ours in its width). Without `augment` every image is encoded once."""
 
+    augment: bool = False
     hidden: int = Field(512, ge=1)
 
 
-class FullFineTune(Head):
+class FullFineTune(Head, BatchTraining):
     """`lr` is the head's, `tower_lr` that of the vision tower's weights (ours)."""
 
     tower_lr: float = Field(1e-5, gt=0)
@@ -85,9 +87,9 @@ def mlp_probe(settings: MlpProbe | None = None) -> Defence:
     return _probe(chosen, lambda width, generator: dense("hidden", width, chosen.hidden, generator), hidden_layer)
 
 
-def _probe(chosen: LinearProbe, more: Callable[[int, torch.Generator], State], before: Before) -> Defence:
+def _probe(chosen: LinearProbe | MlpProbe, more: Callable[[int, torch.Generator], State], before: Before) -> Defence:
     def fit(
-        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session | None = None
+        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session = SILENT
     ) -> State:
         batches = Batches.of(data, chosen, generator)
         seen, width = _features(model, batches, chosen), feature_width(model, batches)
@@ -105,7 +107,7 @@ def _probe(chosen: LinearProbe, more: Callable[[int, torch.Generator], State], b
 
         return learn_in_batches(start, student, loss, batches, chosen, device=model.device, session=session)
 
-    return Defence(fit, partial(apply_head, before, chosen.unit), settings=chosen)
+    return head_defence(chosen, fit, partial(apply_head, before, chosen.unit))
 
 
 def full_fine_tune(settings: FullFineTune | None = None) -> Defence:
@@ -116,7 +118,7 @@ def full_fine_tune(settings: FullFineTune | None = None) -> Defence:
     chosen = settings or FullFineTune()
 
     def fit(
-        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session | None = None
+        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session = SILENT
     ) -> State:
         batches = Batches.of(data, chosen, generator)
         tower = starting_state(model.vision, "all", generator=generator)
@@ -140,7 +142,7 @@ def full_fine_tune(settings: FullFineTune | None = None) -> Defence:
             factors=dict.fromkeys(tower, chosen.tower_lr / chosen.lr),
         )  # fmt: skip
 
-    return Defence(fit, partial(apply_head, as_it_is, chosen.unit), settings=chosen)
+    return head_defence(chosen, fit, partial(apply_head, as_it_is, chosen.unit), "vision")
 
 
 def learn_in_batches(
@@ -148,10 +150,10 @@ def learn_in_batches(
     student: Callable[[State], Classifier],
     loss: Callable[[State, int], Scalar],
     batches: Batches,
-    settings: Training,
+    settings: BatchTraining,
     *,
     device: torch.device,
-    session: Session | None = None,
+    session: Session = SILENT,
     factors: Mapping[str, float] = MappingProxyType({}),
 ) -> State:
     """min over the state of a loss that looks at a batch as a whole; `loss(state, step)` is differentiable by it.
@@ -160,17 +162,16 @@ def learn_in_batches(
     others, because the loss itself moves it (running statistics). Raises ConfigError where several processes would
     share a batch, DataError for images of one class, AttackError for a model that answers unsteadily.
     """
-    held = session or Session()
-    if held.workers.count > 1:
+    if session.workers.count > 1:
         raise ConfigError("a head is learned by one process, its loss is one of whole batches; run without torchrun")
     state = {
         key: value.detach().clone().to(device).requires_grad_(factors.get(key, 1.0) != 0)
         for key, value in start.items()
     }
-    check(batches, student(state), device, what="a head")
+    check_learnable(batches, student(state), device, what="a head")
     descend(
         partial(loss, state), optimiser_of(state, settings, factors), schedule_of(batches.per_epoch, settings),
-        clip_norm=settings.clip_norm, session=held,
+        clip_norm=settings.clip_norm, session=session,
     )  # fmt: skip
     return {key: value.detach().cpu() for key, value in state.items()}
 
@@ -188,6 +189,12 @@ def apply_head(before: Before, unit: bool, model: VisionLanguageModel, task: Tas
     return Classifier(base.encode_image, LearnedHead(on(base.device, state), before, unit))
 
 
+def head_defence(settings: BaseModel, fit: Fit, apply: Apply, *more: Change) -> Defence:
+    """A defence that learns a head from labels, and whatever else it changes."""
+    changes: frozenset[Change] = frozenset({"head", *more})
+    return Defence(settings, fit, apply, learns_from="labels", changes=changes, class_bound=True)
+
+
 def dense(name: str, inputs: int, outputs: int, generator: torch.Generator) -> State:
     """A linear layer as torch starts one: weight and bias uniform in +-1 / sqrt(inputs)."""
     shapes = {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
@@ -195,7 +202,7 @@ def dense(name: str, inputs: int, outputs: int, generator: torch.Generator) -> S
 
 
 def encoder(
-    encode: Callable[[Images], Features], settings: Training, device: torch.device
+    encode: Callable[[Images], Features], settings: BatchTraining, device: torch.device
 ) -> Callable[[Images], Features]:
     """The same encoder in the precision that is set; its features are float32."""
 
@@ -213,7 +220,9 @@ def feature_width(model: VisionLanguageModel, batches: Batches) -> int:
 
 
 @torch.no_grad()
-def _features(model: VisionLanguageModel, batches: Batches, chosen: LinearProbe) -> Callable[[int, Rows], Features]:
+def _features(
+    model: VisionLanguageModel, batches: Batches, chosen: LinearProbe | MlpProbe
+) -> Callable[[int, Rows], Features]:
     """Frozen features of the images of a step: encoded once, or anew for every view."""
     encode = encoder(model.encode_image, chosen, model.device)
     if chosen.augment:

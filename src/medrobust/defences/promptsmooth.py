@@ -9,18 +9,18 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import merged
 from medrobust.defences.context import ContextSettings, learn_context
+from medrobust.defences.defence import Defence
 from medrobust.defences.heads import CosineHead, PromptHead, prompt_head, start_context, start_template, text_prototypes
-from medrobust.learning.loop import Progress
+from medrobust.learning.loop import SILENT, Session
 from medrobust.types import (
     Classifier,
     Context,
-    Defence,
     Features,
     Image,
     Images,
@@ -32,8 +32,8 @@ from medrobust.types import (
 Mode = Literal["few-shot", "zero-shot", "combined"]
 
 
-class PromptSmooth(ContextSettings):
-    """Few-shot settings from `ContextSettings`; the tuning on the image from the paper's section 3."""
+class SmoothingPrompts(BaseModel):
+    """Mode, noise in training, and the tuning on the image (the paper's section 3)."""
 
     mode: Mode = "few-shot"
     sigmas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
@@ -43,6 +43,10 @@ class PromptSmooth(ContextSettings):
     tune_steps: int = Field(1, ge=1)
 
 
+class PromptSmooth(SmoothingPrompts, ContextSettings):
+    """Few-shot settings from `ContextSettings`; the tuning on the image from the paper's section 3."""
+
+
 def promptsmooth(settings: PromptSmooth | None = None) -> Defence:
     """`few-shot`: offline and labelled. `zero-shot`: tuned on each image, unlabelled. `combined`: both.
 
@@ -50,11 +54,12 @@ def promptsmooth(settings: PromptSmooth | None = None) -> Defence:
     `tuned on input`. State: `context` (words x width), for few-shot and combined.
     """
     chosen = settings or PromptSmooth()
+    zero = chosen.mode == "zero-shot"
 
     def fit(
-        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, progress: Progress | None = None
+        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session = SILENT
     ) -> State:
-        if chosen.mode == "zero-shot":
+        if zero:
             return {}
         context = learn_context(
             model,
@@ -63,13 +68,12 @@ def promptsmooth(settings: PromptSmooth | None = None) -> Defence:
             sigmas=chosen.sigmas,
             clean_fraction=chosen.clean_fraction,
             generator=generator,
-            progress=progress,
+            session=session.alone("promptsmooth"),
         )
         return {"context": context}
 
     def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
         base = merged(model, state)
-        zero = chosen.mode == "zero-shot"
         context = start_context(base, start_template(task)) if zero else state["context"].to(base.device)
         return Classifier(base.encode_image, prompt_head(base, task, context))
 
@@ -81,7 +85,10 @@ def promptsmooth(settings: PromptSmooth | None = None) -> Defence:
         tuned = sharpen(head, features, lr=chosen.tune_lr, steps=chosen.tune_steps)
         return classifier.tuned(head.with_context(tuned))
 
-    return Defence(fit, apply, None if chosen.mode == "few-shot" else tune, settings=chosen)
+    return Defence(
+        chosen, fit, apply, None if chosen.mode == "few-shot" else tune,
+        learns_from="nothing" if zero else "labels", changes=frozenset() if zero else frozenset({"text prompts"}),
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -17,16 +17,17 @@ from torch.func import functional_call
 from medrobust.data.sources import shots
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import changed_weights, on, starting_state
-from medrobust.defences.context import add_noise, first_context, learn_prompts
+from medrobust.defences.context import ContextSettings, add_noise, first_context, learn_prompts
 from medrobust.defences.coop import coop
-from medrobust.defences.promptsmooth import PromptSmooth, noisy_copies, surest
+from medrobust.defences.defence import Defence
+from medrobust.defences.promptsmooth import SmoothingPrompts, noisy_copies, surest
 from medrobust.defences.zero_shot import zero_shot
-from medrobust.learning.loop import Progress
+from medrobust.learning.loop import SILENT, Session
 from medrobust.models.prompting import PromptedVision
-from medrobust.types import Classifier, Context, Defence, Features, Image, Images, Logits, State, VisionLanguageModel
+from medrobust.types import Classifier, Context, Features, Image, Images, Logits, State, VisionLanguageModel
 
 
-class PromptSmoothPlus(PromptSmooth):
+class PromptSmoothPlus(SmoothingPrompts, ContextSettings):
     """PromptSmooth's settings, and the sizes of what is new; the numbers of the new parts are ours.
 
     `token_lr`: of the visual tokens, as `lr` unless given. `tune_lr` and `tune_steps` are those of the deltas.
@@ -49,9 +50,9 @@ def promptsmooth_plus(settings: PromptSmoothPlus | None = None) -> Defence:
     zero = chosen.mode == "zero-shot"
 
     def fit(
-        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, progress: Progress | None = None
+        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session = SILENT
     ) -> State:
-        return {} if zero else _learn(model, data, chosen, generator, progress)
+        return {} if zero else _learn(model, data, chosen, generator, session.alone("promptsmooth++"))
 
     def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
         if zero:  # prompts of a few-shot state are left aside, a tower that was taught is not
@@ -68,7 +69,10 @@ def promptsmooth_plus(settings: PromptSmoothPlus | None = None) -> Defence:
         adapted = classifier.encode.adapted(changed_weights(vision, deltas))
         return replace(classifier.tuned(head), encode=adapted)
 
-    return Defence(fit, apply, None if chosen.mode == "few-shot" else tune, settings=chosen)
+    return Defence(
+        chosen, fit, apply, None if chosen.mode == "few-shot" else tune, learns_from="nothing" if zero else "labels",
+        changes=frozenset() if zero else frozenset({"vision prompts", "text prompts"}),
+    )  # fmt: skip
 
 
 def sharpen_tower(
@@ -106,7 +110,7 @@ def _learn(
     data: Dataset,
     chosen: PromptSmoothPlus,
     generator: torch.Generator,
-    progress: Progress | None,
+    session: Session,
 ) -> State:
     few = shots(data, chosen.shots, generator)
     start = {
@@ -122,6 +126,6 @@ def _learn(
         model, few, chosen, start, encode,
         noise=partial(add_noise, sigmas=chosen.sigmas, generator=generator, clean_fraction=chosen.clean_fraction),
         factors={} if chosen.token_lr is None else {"tokens": chosen.token_lr / chosen.lr},
-        generator=generator, progress=progress,
+        generator=generator, session=session,
     )  # fmt: skip
     return {"context": learned["context"], "prompt.tokens": learned["tokens"]}

@@ -12,13 +12,20 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
-from medrobust.attacks.ball import Ball
-from medrobust.attacks.pgd import ascend
 from medrobust.data.task import Dataset
-from medrobust.defences.adversarial import Adversarial, Batches, Rows, climb_cross_entropy, detached
+from medrobust.defences.adversarial import (
+    AttackInTraining,
+    Batches,
+    BatchTraining,
+    Rows,
+    TrainingAttack,
+    climb_cross_entropy,
+    detached,
+)
+from medrobust.defences.defence import Defence
 from medrobust.defences.probe import (
     Head,
     LearnedHead,
@@ -27,10 +34,11 @@ from medrobust.defences.probe import (
     dense,
     encoder,
     feature_width,
+    head_defence,
     learn_in_batches,
 )
-from medrobust.learning.loop import Session
-from medrobust.types import Classifier, Defence, Features, Images, Labels, State, VisionLanguageModel
+from medrobust.learning.loop import SILENT, Session
+from medrobust.types import Classifier, Features, Images, Labels, State, VisionLanguageModel
 
 STATISTICS = ("norm.mean", "norm.variance")  # moved by the batches, not by the gradient
 _LEADING = 5  # singular values
@@ -38,13 +46,11 @@ _MOMENTUM = 0.1  # of the running statistics, torch's own
 _SMALLEST = 1e-12
 
 
-class Ran(Head, Adversarial):
-    """Weights of the terms, 0 leaves one out; `ce_on`: the images of the cross-entropy, of both its mean (ours).
-
-    The attack in training has the numbers of adversarial training here, eps 1/255 (ours).
-    """
+class Rectification(BaseModel):
+    """Weights of the terms, 0 leaves one out; `ce_on`: the images of the cross-entropy, of both its mean (ours)."""
 
     batch: int = Field(64, ge=2)
+    unit: bool = False
     consistency: float = Field(1.0, ge=0)
     covariance: float = Field(0.04, ge=0)
     dominance: float = Field(0.001, ge=0)
@@ -57,14 +63,18 @@ class Ran(Head, Adversarial):
         return self.adversarial > 0 or self.ce_on != "clean"
 
 
-class NmTune(Ran):
+class Ran(Rectification, Head, AttackInTraining, BatchTraining):
+    """All terms. The attack in training has the numbers of adversarial training here, eps 1/255 (ours)."""
+
+
+class NmTune(Rectification, Head, AttackInTraining, BatchTraining):
     """The same without a term that looks at attacked images, so the settings of the attack change nothing."""
 
     adversarial: float = Field(0.0, ge=0)
     ce_on: Literal["clean", "adversarial", "both"] = "clean"
 
 
-class Copies(NamedTuple):
+class FeatureCopies(NamedTuple):
     """Frozen features of a batch: of a view of each image; of another view, and of the attacked one, where needed."""
 
     first: Features
@@ -74,7 +84,7 @@ class Copies(NamedTuple):
 
 def nmtune(settings: NmTune | None = None) -> Defence:
     """`ran` on clean images alone: cross-entropy, consistency, covariance and dominance."""
-    return ran(settings or NmTune())
+    return _rectifier(settings or NmTune())
 
 
 def ran(settings: Ran | None = None) -> Defence:
@@ -83,10 +93,12 @@ def ran(settings: Ran | None = None) -> Defence:
     The attack climbs CE through encoder, MLP and head as they are deployed: their parameters without gradients, batch
     norm with its running statistics (ours). State: `in.*`, `norm.*`, `out.*`, `gate`, `head.*`.
     """
-    chosen = settings or Ran()
+    return _rectifier(settings or Ran())
 
+
+def _rectifier(chosen: Ran | NmTune) -> Defence:
     def fit(
-        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session | None = None
+        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session = SILENT
     ) -> State:
         batches = Batches.of(data, chosen, generator)
         encode = encoder(model.encode_image, chosen, model.device)
@@ -106,10 +118,10 @@ def ran(settings: Ran | None = None) -> Defence:
             factors=dict.fromkeys(STATISTICS, 0.0),
         )  # fmt: skip
 
-    return Defence(fit, partial(apply_head, rectified, chosen.unit), settings=chosen)
+    return head_defence(chosen, fit, partial(apply_head, rectified, chosen.unit))
 
 
-def rectification(state: State, copies: Copies, labels: Labels, chosen: Ran) -> Scalar:
+def rectification(state: State, copies: FeatureCopies, labels: Labels, chosen: Rectification) -> Scalar:
     """CE + w1 mean(unit Z_2 - unit F_1)^2 + w2 covariance(Z_1) - w3 dominance(Z_1) + w4 mean(unit Z_adv - unit Z_1)^2.
 
     Z = rectified F; F_1 and Z_1 are teachers without a gradient in the first and the last square. All copies share one
@@ -166,25 +178,31 @@ def _apart(student: Features, teacher: Features) -> Scalar:
     return (F.normalize(student, dim=1) - F.normalize(teacher.detach(), dim=1)).square().mean()
 
 
-def _copies(student: Classifier, batches: Batches, step: int, rows: Rows, labels: Labels, chosen: Ran) -> Copies:
+def _copies(
+    student: Classifier, batches: Batches, step: int, rows: Rows, labels: Labels, chosen: Ran | NmTune
+) -> FeatureCopies:
     """What the loss of a step needs, encoded without a gradient."""
     frozen: Callable[[Images], Features] = torch.no_grad()(student.encode)
-    first, *others = pictures(student, batches, step, rows, labels, chosen)
-    return Copies(frozen(first), *(None if part is None else frozen(part) for part in others))
+    first, *others = images_to_copy(student, batches, step, rows, labels, chosen, chosen.attack)
+    return FeatureCopies(frozen(first), *(None if part is None else frozen(part) for part in others))
 
 
-def pictures(
-    student: Classifier, batches: Batches, step: int, rows: Rows, labels: Labels, chosen: Ran
+def images_to_copy(
+    student: Classifier,
+    batches: Batches,
+    step: int,
+    rows: Rows,
+    labels: Labels,
+    chosen: Rectification,
+    attack: TrainingAttack,
 ) -> tuple[Images, Images | None, Images | None]:
     """The images of a step's copies: a view of each, another view and the attacked first one where they are needed."""
     images = batches.views(step, rows).to(labels.device)
     second = batches.views(step, rows, "second view").to(labels.device) if chosen.consistency else None
     attacked = None
     if chosen.attacks:
-        attacked = ascend(
-            climb_cross_entropy(student, images, labels), images, ball=Ball(chosen.norm, chosen.eps),
-            steps=chosen.attack_steps, step=chosen.attack_step, start=batches.starts(step, rows, images, chosen),
-        )  # fmt: skip
+        climb = climb_cross_entropy(student, images, labels)
+        attacked = attack(climb, images, batches.starts(step, rows, images, attack.ball))
     return images, second, attacked
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medrobust.data.task import Task
-from medrobust.defences import DEFENCES
+from medrobust.defences import DEFENCES, make
 from medrobust.errors import StateError
 from medrobust.files import replace_bytes
 from medrobust.types import State, VisionLanguageModel
@@ -118,8 +118,8 @@ def check_header(header: Header, model: VisionLanguageModel, task: Task, *, path
     if header.model_sha256 != model.sha256:
         found, wanted = f"{header.model} ({header.model_sha256[:12]})", f"{model.name} ({model.sha256[:12]})"
         raise StateError(f"{path} was learned for model {found}, asked for {wanted}; pass --model {header.model}")
-    entry = DEFENCES.get(header.defence)
-    if transfer and entry and entry.class_bound and header.classes != task.classes:
+    bound = header.defence in DEFENCES and make(header.defence).class_bound
+    if transfer and bound and header.classes != task.classes:
         raise StateError(
             f"{path} is a head of {header.defence} learned for the classes {', '.join(header.classes)}, in this order, "
             f"and cannot be used for {', '.join(task.classes)}; learn one on {task.name}"

@@ -11,31 +11,33 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import nn
 from torch.func import functional_call
 
+from medrobust.attacks.losses import PerImage
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import changed_weights, interpolated, merged, starting_state, visual_prompts
 from medrobust.defences.adversarial import (
     ON_ATTACKED,
-    Adversarial,
+    AttackInTraining,
+    BatchTraining,
     Objective,
-    PerImage,
-    Pixels,
+    PixelLength,
     climb_cross_entropy,
     learn,
     score_attacked,
 )
+from medrobust.defences.defence import Change, Defence, LearnsFrom
 from medrobust.defences.zero_shot import zero_shot
-from medrobust.learning.loop import Session
+from medrobust.learning.loop import SILENT, Session
 from medrobust.models.prompting import frame_pixels
-from medrobust.types import Classifier, Defence, Images, Labels, Logits, State, VisionLanguageModel
+from medrobust.types import Classifier, Images, Labels, Logits, State, VisionLanguageModel
 
 _PROMPT_LR = 40.0  # the paper's, for visual prompts
 
 
-class RobustVision(Adversarial):
+class RobustVision(BaseModel):
     """A vision tower made robust, its text side untouched: weights or visual prompts.
 
     `blocks`: fine-tune the last so many layers only. `interpolation`: the share of the robust weights, the rest the
@@ -44,31 +46,36 @@ class RobustVision(Adversarial):
     """
 
     mode: Literal["fine-tune", "visual-prompts"] = "fine-tune"
-    lr: float | None = Field(None, gt=0)  # type: ignore[assignment]
     blocks: int | None = Field(None, ge=1)
     interpolation: float = Field(1.0, ge=0, le=1)
     border: int = Field(30, ge=0)
     tokens: int = Field(10, ge=0)
 
 
-class Tecoa(RobustVision):
+class Tecoa(RobustVision, AttackInTraining, BatchTraining):
     """The paper's training; `unlabelled`: the frozen model's answer to the clean image in place of the label."""
 
+    lr: float | None = Field(None, gt=0)  # type: ignore[assignment]
     unlabelled: bool = False
 
 
-class Fare(RobustVision):
+class Fare(RobustVision, AttackInTraining, BatchTraining):
     """The paper's training at its smaller radius."""
 
     optimiser: Literal["sgd", "adamw"] = "adamw"
-    lr: float | None = Field(1e-5, gt=0)
+    lr: float | None = Field(1e-5, gt=0)  # type: ignore[assignment]
     weight_decay: float = Field(1e-4, ge=0)
-    eps: Pixels = 2 / 255
+    eps: PixelLength = 2 / 255
     attack_steps: int = Field(10, ge=1)
 
 
-class PmgAft(RobustVision):
+class PmgAft(RobustVision, AttackInTraining, BatchTraining):
     """The paper's losses with equal weights; its other numbers as TeCoA's."""
+
+    lr: float | None = Field(None, gt=0)  # type: ignore[assignment]
+
+
+RobustSettings = Tecoa | Fare | PmgAft
 
 
 def tecoa(settings: Tecoa | None = None) -> Defence:
@@ -79,13 +86,14 @@ def tecoa(settings: Tecoa | None = None) -> Defence:
         if not chosen.unlabelled:
             return ON_ATTACKED
         return Objective(
-            lambda student, images, _labels: climb_cross_entropy(student, images, answers(frozen, images)),
+            lambda student, images, _labels: climb_cross_entropy(student, images, answered(frozen, images)),
             lambda student, images, attacked, _labels: score_attacked(
-                student, images, attacked, answers(frozen, images)
+                student, images, attacked, answered(frozen, images)
             ),
         )
 
-    return robust_vision(chosen, objective)
+    reads_labels = not chosen.unlabelled or chosen.shots is not None
+    return robust_vision(chosen, objective, "labels" if reads_labels else "images")
 
 
 def fare(settings: Fare | None = None) -> Defence:
@@ -103,7 +111,8 @@ def fare(settings: Fare | None = None) -> Defence:
 
         return Objective(climb, score)
 
-    return robust_vision(settings or Fare(), objective)
+    chosen = settings or Fare()
+    return robust_vision(chosen, objective, "images" if chosen.shots is None else "labels")
 
 
 def pmg_aft(settings: PmgAft | None = None) -> Defence:
@@ -122,38 +131,42 @@ def pmg_aft(settings: PmgAft | None = None) -> Defence:
 
         return Objective(climb_cross_entropy, score)
 
-    return robust_vision(settings or PmgAft(), objective)
+    return robust_vision(settings or PmgAft(), objective, "labels")
 
 
-def robust_vision(chosen: RobustVision, objective: Callable[[Classifier], Objective]) -> Defence:
+def robust_vision(
+    chosen: RobustSettings, objective: Callable[[Classifier], Objective], learns_from: LearnsFrom
+) -> Defence:
     """The defence of any objective; state: `weight.NAME`, or `prompt.border` and `prompt.tokens`."""
+    prompted = chosen.mode == "visual-prompts"
 
     def fit(
-        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session | None = None
+        model: VisionLanguageModel, data: Dataset, *, generator: torch.Generator, session: Session = SILENT
     ) -> State:
         frozen = zero_shot().apply(model, data.task, {})
-        prompted = chosen.mode == "visual-prompts"
         lr = chosen.lr if chosen.lr is not None else (_PROMPT_LR if prompted else 1e-4)
         start = _prompts(model, chosen, generator) if prompted else _weights(model, chosen, generator)
         tower = merged(model, start).vision if prompted else model.vision
         return learn(
             start, partial(_student, tower, frozen), objective(frozen), data, chosen.model_copy(update={"lr": lr}),
-            device=model.device, generator=generator, session=session,
+            chosen.attack, device=model.device, generator=generator, session=session,
         )  # fmt: skip
 
     def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
-        return zero_shot().apply(model, task, interpolated(model.vision, state, chosen.interpolation))
+        own = state if prompted else interpolated(model.vision, state, chosen.interpolation)
+        return zero_shot().apply(model, task, own)
 
-    return Defence(fit, apply, settings=chosen)
+    changes: Change = "vision prompts" if prompted else "vision"
+    return Defence(chosen, fit, apply, learns_from=learns_from, changes=frozenset({changes}))
 
 
-def _weights(model: VisionLanguageModel, chosen: RobustVision, generator: torch.Generator) -> State:
+def _weights(model: VisionLanguageModel, chosen: RobustSettings, generator: torch.Generator) -> State:
     if chosen.blocks is None:
         return starting_state(model.vision, "all", generator=generator)
     return starting_state(model.vision, "blocks", blocks=chosen.blocks, generator=generator)
 
 
-def _prompts(model: VisionLanguageModel, chosen: RobustVision, generator: torch.Generator) -> State:
+def _prompts(model: VisionLanguageModel, chosen: RobustSettings, generator: torch.Generator) -> State:
     size, state = model.preprocess.size, {}
     if chosen.border:
         pixels = frame_pixels(size, max(1, round(chosen.border * size / 224)))
@@ -170,7 +183,7 @@ def _student(tower: nn.Module, frozen: Classifier, state: State) -> Classifier:
 
 
 @torch.no_grad()
-def answers(classifier: Classifier, images: Images) -> Labels:
+def answered(classifier: Classifier, images: Images) -> Labels:
     """The classes it names."""
     return classifier(images).argmax(dim=1)
 

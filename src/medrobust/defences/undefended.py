@@ -6,9 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 from medrobust.data.task import Task
 from medrobust.defences.adaptation import merged
+from medrobust.defences.defence import Defence
 from medrobust.defences.zero_shot import learn_nothing, zero_shot
 from medrobust.errors import TaskError
-from medrobust.types import Classifier, Defence, Features, HasClasses, Logits, State, VisionLanguageModel
+from medrobust.types import Classifier, Features, HasClasses, Logits, State, VisionLanguageModel
 
 
 class Undefended(BaseModel):
@@ -35,7 +36,7 @@ def undefended(settings: Undefended | None = None) -> Defence:
             return zero_shot().apply(model, task, state)
         return Classifier(merged(model, state).encode_image, OwnClasses(places(model.name, model.classes, task)))
 
-    return Defence(learn_nothing, apply, settings=settings or Undefended())
+    return Defence(settings or Undefended(), learn_nothing, apply)
 
 
 def places(name: str, classes: tuple[str, ...], task: Task) -> tuple[int, ...]:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from medrobust.data.task import Task
 from medrobust.defences.adaptation import merged
+from medrobust.defences.defence import Defence
 from medrobust.defences.heads import prompts, text_prototypes
 from medrobust.defences.zero_shot import learn_nothing
-from medrobust.types import Classifier, Defence, Features, Logits, State, VisionLanguageModel
+from medrobust.types import Classifier, Features, Logits, State, VisionLanguageModel
 
 
 class Vote(BaseModel):
@@ -55,4 +56,4 @@ def vote(settings: Vote | None = None) -> Defence:
             each = [text_prototypes(base, prompts(task, template)) for template in task.templates]
         return Classifier(base.encode_image, VoteHead(torch.stack(each), base.logit_scale, chosen.rule))
 
-    return Defence(learn_nothing, apply, settings=chosen)
+    return Defence(chosen, learn_nothing, apply)

@@ -5,9 +5,10 @@ from pydantic import BaseModel, ConfigDict
 
 from medrobust.data.task import Dataset, Task
 from medrobust.defences.adaptation import merged
+from medrobust.defences.defence import Defence
 from medrobust.defences.heads import CosineHead, template_prototypes
-from medrobust.learning.loop import Progress
-from medrobust.types import Classifier, Defence, State, VisionLanguageModel
+from medrobust.learning.loop import SILENT, Session
+from medrobust.types import Classifier, State, VisionLanguageModel
 
 
 class ZeroShot(BaseModel):
@@ -26,7 +27,7 @@ def zero_shot(settings: ZeroShot | None = None) -> Defence:
         base = merged(model, state)
         return Classifier(base.encode_image, CosineHead(template_prototypes(base, task), base.logit_scale))
 
-    return Defence(learn_nothing, apply, settings=settings or ZeroShot())
+    return Defence(settings or ZeroShot(), learn_nothing, apply)
 
 
 def learn_nothing(
@@ -34,7 +35,7 @@ def learn_nothing(
     data: Dataset,  # noqa: ARG001
     *,
     generator: torch.Generator,  # noqa: ARG001
-    progress: Progress | None = None,  # noqa: ARG001
+    session: Session = SILENT,  # noqa: ARG001
 ) -> State:
     """The fit of a defence that is complete as it stands."""
     return {}

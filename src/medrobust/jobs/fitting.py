@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medrobust.data import Dataset, Task, open_dataset
-from medrobust.defences import DEFENCES, make
+from medrobust.defences import make
 from medrobust.defences.adaptation import digest, interpolated, merged, vision_part
+from medrobust.defences.defence import Defence
 from medrobust.defences.state import Header, header_of, load_checked, save_state, settings_of
 from medrobust.errors import ConfigError, RunError, StateError
 from medrobust.jobs.bench import Bench, prepare
@@ -16,7 +17,7 @@ from medrobust.learning.workers import ALONE, Workers
 from medrobust.results.records import called
 from medrobust.seeds import stream
 from medrobust.tell import Tell
-from medrobust.types import Classifier, Defence, Image, State, VisionLanguageModel
+from medrobust.types import Classifier, Image, State, VisionLanguageModel
 
 Known = dict[str, tuple[State, Header]]  # states by their path, or by the label of the choice that learned them
 
@@ -54,7 +55,7 @@ def fit_all(bench: Bench, out: Path, reporter: Tell, *, learn: bool = True) -> l
     known: list[Known] = [{} for _ in asked or [bench]]
     ready = []
     for choice in bench.experiment.defences:
-        if asked and DEFENCES[choice.name].changes_vision and not choice.state:
+        if asked and not choice.state and "vision" in make(choice.name, choice.settings).changes:
             raise ConfigError(
                 f"{choice.called} would learn {len(asked)} vision towers, one a finding; learn one with `medrobust "
                 f"fit`, '#{names[0]}' behind the task's name or file, and name it as `state`, with `transfer`"
@@ -82,7 +83,7 @@ def _state_of(
         settings = settings_of(header, choice.name, settings, path=Path(choice.state))
     else:
         below = below_of(bench.model, *known[choice.base]) if choice.base else {}
-        if not learn and _learns_from(choice) != "nothing" and not path.exists():
+        if not learn and make(choice.name, choice.settings).learns_from != "nothing" and not path.exists():
             raise RunError(f"{path} is missing; the same run into another --out learns {choice.called} again")
         state, header = _fit_or_resume(bench, choice, below, path, reporter)
     known[choice.called] = state, header.model_copy(update={"settings": settings})
@@ -132,7 +133,7 @@ def fit_defence(
     A long training is kept beside `target` from time to time, and goes on from there.
     """
     defence = make(choice.name, choice.settings)
-    if below and DEFENCES[choice.name].changes_vision:
+    if below and "vision" in defence.changes:
         raise ConfigError(
             f"{choice.name} changes the vision tower itself and cannot be learned on top of {choice.base}"
         )
@@ -145,21 +146,17 @@ def fit_defence(
         base=digest(below) if below else "",
         seed=seed,
     )
-    if _learns_from(choice) != "nothing":
+    if defence.learns_from != "nothing":
         reporter.say(f"fit {choice.called}: at most {len(data)} images of {data.source} ({data.split})")
 
     def progress(done: int, total: int) -> None:
         reporter.progress(f"fit {choice.called}", done, total)
 
     checkpoint = Checkpoint(target.with_name(f"{target.stem}.checkpoint.safetensors"), header.model_dump(mode="json"))
-    how: dict[str, Any] = {"progress": progress}
-    if DEFENCES[choice.name].in_sessions:
-        how = {"session": Session(progress, reporter.say, checkpoint, workers)}
-        if checkpoint.path.exists():
-            reporter.say(f"{checkpoint.path} is there: the training goes on from it")
-    elif workers.count > 1:
-        raise ConfigError(f"{choice.name} is learned by one process; run the command without torchrun")
-    learned = defence.fit(merged(model, below), data, generator=stream(seed, f"fit {choice.name}"), **how)
+    session = Session(progress, reporter.say, checkpoint, workers)
+    if checkpoint.path.exists():
+        reporter.say(f"{checkpoint.path} is there: the training goes on from it")
+    learned = defence.fit(merged(model, below), data, generator=stream(seed, f"fit {choice.name}"), session=session)
     state = {**below, **learned}
     if state and workers.first:
         save_state(target, state, header)
@@ -197,12 +194,8 @@ def _fit_or_resume(bench: Bench, choice: Choice, below: State, path: Path, repor
         }
         if header.model_dump(include=set(wanted)) == wanted:
             return state, header
-    data = bench.data if _learns_from(choice) == "nothing" else _fit_data(bench, choice)
+    data = bench.data if make(choice.name, choice.settings).learns_from == "nothing" else _fit_data(bench, choice)
     return fit_defence(bench.model, data, choice, path, below=below, seed=experiment.seed, reporter=reporter)
-
-
-def _learns_from(choice: Choice) -> str:
-    return "nothing" if choice.settings.get("mode") == "zero-shot" else DEFENCES[choice.name].learns_from
 
 
 def _origin(source: str, split: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from medrobust.attacks.attack import in_batches
 from medrobust.data import Dataset
-from medrobust.defences import DEFENCES
+from medrobust.defences import DEFENCES, make
 from medrobust.errors import ConfigError, nearest
 from medrobust.files import replace_text
 from medrobust.jobs.attack import AttackSettings, attack
@@ -79,7 +79,7 @@ def recipes_of(names: Sequence[str], settings: Mapping[str, Any]) -> list[Choice
 
     Raises ConfigError for an unknown name, or a setting that no chosen head has.
     """
-    heads = [name for name, entry in DEFENCES.items() if entry.class_bound]
+    heads = [name for name in DEFENCES if make(name).class_bound]
     for name in names:
         if name not in heads:
             raise ConfigError(f"no recipe {name!r}{nearest(name, heads)}; there are {', '.join(heads)}")

@@ -81,7 +81,7 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
     def _check(self, before: Any) -> None:
-        differs = difference(json.loads(json.dumps(dict(self.about))), before)
+        differs = first_difference(json.loads(json.dumps(dict(self.about))), before)
         if differs:
             raise RunError(
                 f"{self.path} is a training cut off, with {differs}; finish it with its own settings, delete it, or "
@@ -89,10 +89,10 @@ class Checkpoint:
             )
 
 
-def difference(asked: Any, before: Any, name: str = "") -> str:
+def first_difference(asked: Any, before: Any, name: str = "") -> str:
     """The first setting in which two descriptions differ, in words; empty where there is none."""
     if isinstance(asked, dict) and isinstance(before, dict):
-        told = (difference(value, before.get(key), key) for key, value in asked.items())
+        told = (first_difference(value, before.get(key), key) for key, value in asked.items())
         return next((text for text in told if text), "")
     return "" if asked == before else f"{name} = {before}, asked for {asked}"
 

@@ -3,17 +3,17 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from medrobust.errors import TrainingError
+from medrobust.errors import ConfigError, TrainingError
 from medrobust.learning.checkpoint import Checkpoint, parameters_of
 from medrobust.learning.workers import ALONE, Workers
 
-Progress = Callable[[int, int], None]  # steps done, steps in all
+StepProgress = Callable[[int, int], None]  # steps done, steps in all
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,29 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Session:
-    """How a training is carried out; none of it changes what is learned, beyond the last bits."""
+    """How a training is run: progress, checkpoint, processes. The result is the same up to floating-point rounding."""
 
-    progress: Progress | None = None
+    progress: StepProgress | None = None
     say: Callable[[str], None] = lambda _text: None
     checkpoint: Checkpoint | None = None
     workers: Workers = ALONE
+
+    def keeping(self, generator: torch.Generator, *tensors: Tensor) -> "Session":
+        """The same session, whose checkpoint holds the state of the generator and these tensors too.
+
+        For a loss that draws from the generator step by step, so that a training cut off draws the same numbers.
+        """
+        kept = self.checkpoint and replace(self.checkpoint, generator=generator, beside=tensors)
+        return replace(self, checkpoint=kept)
+
+    def alone(self, name: str) -> "Session":
+        """The same session, of what one process learns. Raises ConfigError where there are several."""
+        if self.workers.count > 1:
+            raise ConfigError(f"{name} is learned by one process; run the command without torchrun")
+        return self
+
+
+SILENT = Session()
 
 
 def descend(
@@ -54,10 +71,9 @@ def descend(
     optimiser: torch.optim.Optimizer,
     schedule: Schedule,
     *,
-    progress: Progress | None = None,
     clip_norm: float | None = None,
     after: Callable[[int], None] | None = None,
-    session: Session | None = None,
+    session: Session = SILENT,
 ) -> list[float]:
     """Minimise `loss(step)` and return its history.
 
@@ -65,30 +81,29 @@ def descend(
     the sum. With a checkpoint, steps already done are not done again. Raises TrainingError at the first loss that is
     not finite.
     """
-    held = session or Session(progress)
-    history = held.checkpoint.restore(optimiser) if held.checkpoint else []
+    history = session.checkpoint.restore(optimiser) if session.checkpoint else []
     saved = time.monotonic()
     for step in range(len(history), schedule.steps):
         for group in optimiser.param_groups:
             group["lr"] = schedule.at(step) * group.get("lr_factor", 1.0)
         optimiser.zero_grad(set_to_none=True)
         value = loss(step)
-        history.append(_total(value, optimiser, held.workers))
+        history.append(_total(value, optimiser, session.workers))
         if not math.isfinite(history[-1]):
             raise TrainingError(f"the loss became {history[-1]} at step {step + 1}; lower the learning rate")
         if isinstance(value, Tensor):
             value.backward()
-        if held.workers.count > 1:
-            held.workers.add_up(_gradients(optimiser))
+        if session.workers.count > 1:
+            session.workers.add_up(_gradients(optimiser))
         if clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters_of(optimiser), clip_norm)
         optimiser.step()
         if after is not None:
             after(step)
-        if held.progress is not None:
-            held.progress(step + 1, schedule.steps)
-        if held.checkpoint and held.workers.first and time.monotonic() - saved >= held.checkpoint.seconds:
-            held.checkpoint.keep(optimiser, history)
+        if session.progress is not None:
+            session.progress(step + 1, schedule.steps)
+        if session.checkpoint and session.workers.first and time.monotonic() - saved >= session.checkpoint.seconds:
+            session.checkpoint.keep(optimiser, history)
             saved = time.monotonic()
     return history
 

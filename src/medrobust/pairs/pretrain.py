@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from medrobust.learning.checkpoint import Checkpoint
-from medrobust.learning.loop import Progress, Schedule, Session, descend
+from medrobust.learning.loop import Schedule, Session, StepProgress, descend
 from medrobust.models.clip import silent
 from medrobust.models.prompting import token_rows
 from medrobust.pairs.batches import Batch, Pairs, batches
@@ -40,7 +40,7 @@ def pretrain(
     sources: Sequence[Pairs],
     *,
     start: tuple[Any, Any] | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     checkpoint: Checkpoint | None = None,
     device: torch.device = CPU,
 ) -> tuple[nn.Module, Any]:

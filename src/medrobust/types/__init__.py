@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -179,28 +179,3 @@ class DirectionHead(Protocol):
     @property
     def directions(self) -> Float[Tensor, "classes dim"]:
         """One a class, all of equal length."""
-
-
-class Tune(Protocol):
-    """Adapt a classifier to one unlabelled image at test time; makes the scope `tuned on input`."""
-
-    def __call__(
-        self, classifier: Classifier, image: Image, *, sigma: float, generator: torch.Generator
-    ) -> Classifier: ...
-
-
-class Defence(NamedTuple):
-    """A pair of functions, and one optional slot.
-
-    `fit(model, data, *, generator) -> State`; `apply(model, task, state) -> Classifier`; `tune` as `Tune`.
-    """
-
-    fit: Callable[..., State]
-    apply: Callable[..., Classifier]
-    tune: Tune | None = None
-    settings: Any = None
-
-    @property
-    def scope(self) -> Scope:
-        """What a certificate of this defence speaks of."""
-        return "model" if self.tune is None else "tuned on input"

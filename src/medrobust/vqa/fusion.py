@@ -7,10 +7,9 @@ Vaswani et al., "Attention is all you need", NeurIPS 2017 (the block). Sizes, po
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
-from medrobust.defences.adversarial import Training
 from medrobust.defences.probe import dense
 from medrobust.types import Features, State
 from medrobust.vqa.tokens import ImageTokens, Words
@@ -19,7 +18,7 @@ Tokens = Float[Tensor, "batch tokens width"]
 _SIDES = ("question", "image")
 
 
-class Fusion(Training):
+class Fusion(BaseModel):
     """Of tokens after their projection: width, attention heads, and blocks in which each side looks at the other."""
 
     width: int = Field(64, ge=1)

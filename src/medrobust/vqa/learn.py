@@ -14,8 +14,8 @@ from torch import Tensor
 
 from medrobust.defences.adversarial import Batches, Rows, detached
 from medrobust.defences.probe import LearnedHead, Scalar, dense, learn_in_batches
-from medrobust.defences.ran import STATISTICS, Copies, pictures, rectification, start_rectifier
-from medrobust.learning.loop import Session
+from medrobust.defences.ran import STATISTICS, FeatureCopies, images_to_copy, rectification, start_rectifier
+from medrobust.learning.loop import SILENT, Session
 from medrobust.models.clip import Clip
 from medrobust.types import Classifier, Features, Images, State
 from medrobust.vqa.fusion import fused, fused_width, start_fusion
@@ -95,7 +95,7 @@ def learn_answers(
     chosen: Settings,
     *,
     generator: torch.Generator,
-    session: Session | None = None,
+    session: Session = SILENT,
 ) -> State:
     """min over fusion and head of the recipe's loss; views are not flipped, because left and right are answers.
 
@@ -140,9 +140,9 @@ def _rectification(model: Clip, asked: Asked, batches: Batches, name: str, chose
         rows = batches.rows(step)
         labels, words = batches.labels[rows].to(model.device), asked.words.of(rows.to(model.device))
         student = answering(model, words, detached(state), name, chosen)
-        first, *others = pictures(student, batches, step, rows, labels, chosen)
+        first, *others = images_to_copy(student, batches, step, rows, labels, chosen, chosen.attack)
         more = [None if part is None else fused(frozen(part), words, state, chosen) for part in others]
-        return rectification(state, Copies(fused(frozen(first), words, state, chosen), *more), labels, chosen)
+        return rectification(state, FeatureCopies(fused(frozen(first), words, state, chosen), *more), labels, chosen)
 
     return loss
 

@@ -1,49 +1,55 @@
 """The recipes that learn to answer questions about images: their settings, and what stands before the last layer."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from medrobust.defences.probe import Before, LinearProbe, MlpProbe, as_it_is, hidden_layer
-from medrobust.defences.ran import NmTune, Ran, rectified
+from medrobust.defences.adversarial import AttackInTraining, BatchTraining
+from medrobust.defences.probe import Before, Head, as_it_is, hidden_layer
+from medrobust.defences.ran import Rectification, rectified
 from medrobust.errors import ConfigError, nearest
 from medrobust.settings import spread
 from medrobust.vqa.fusion import Fusion
 
 
-class LinearAnswer(LinearProbe, Fusion):
+class LinearAnswer(Head, Fusion, BatchTraining):
     """Fewer epochs than the heads on single images have, because a fusion learns a question by heart (ours)."""
 
     epochs: int = Field(10, ge=1)
+    augment: bool = False
 
 
-class MlpAnswer(MlpProbe, LinearAnswer):
+class MlpAnswer(Head, Fusion, BatchTraining):
     """The same with a hidden layer."""
 
     epochs: int = Field(10, ge=1)
+    augment: bool = False
+    hidden: int = Field(512, ge=1)
 
 
-class NmTuneAnswer(NmTune, Fusion):
-    """Terms and attack as in `ran.Ran`, sizes as in `fusion.Fusion`."""
+class NmTuneAnswer(Rectification, Head, AttackInTraining, Fusion, BatchTraining):
+    """Terms and attack as in `ran.NmTune`, sizes as in `fusion.Fusion`."""
 
     epochs: int = Field(10, ge=1)
+    adversarial: float = Field(0.0, ge=0)
+    ce_on: Literal["clean", "adversarial", "both"] = "clean"
 
 
-class RanAnswer(Ran, Fusion):
+class RanAnswer(Rectification, Head, AttackInTraining, Fusion, BatchTraining):
     """The same with attacked images."""
 
     epochs: int = Field(10, ge=1)
 
 
-Settings = LinearAnswer | NmTuneAnswer | RanAnswer  # of any recipe
+Settings = LinearAnswer | MlpAnswer | NmTuneAnswer | RanAnswer  # of any recipe
 
 
 class Recipe(NamedTuple):
     """What is learned on top of the fusion: its title, its settings, and what stands before the last layer."""
 
     title: str
-    settings: type[LinearAnswer] | type[NmTuneAnswer] | type[RanAnswer]
+    settings: type[LinearAnswer] | type[MlpAnswer] | type[NmTuneAnswer] | type[RanAnswer]
     before: Before
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medrobust.attacks.ball import Ball, Norm
 from medrobust.errors import ConfigError, RunError
 from medrobust.files import replace_text
-from medrobust.learning.checkpoint import difference
+from medrobust.learning.checkpoint import first_difference
 from medrobust.machine import available_threads, checked_device
 from medrobust.models import load
 from medrobust.models.clip import Clip
@@ -123,7 +123,9 @@ def claim(out: Path, asking: Asking) -> None:
         before = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read ({' '.join(str(error).split())}); use another --out") from error
-    differs = difference({**now, "threads": None}, {**before, "threads": None})  # environment.json holds it to those
+    differs = first_difference(
+        {**now, "threads": None}, {**before, "threads": None}
+    )  # environment.json holds it to those
     if differs:
         raise RunError(f"{out} holds answers with {differs}; use another --out")
 
