@@ -62,12 +62,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "full-fine-tune": ("full-fine-tune", HEADS),
     "nmtune": ("nmtune", HEADS),
     "ran": ("ran", HEADS | {"attack_steps": 1}),
+    "undefended": ("undefended", {}),
     "ran unit": ("ran", HEADS | {"attack_steps": 1, "unit": True}),
 }
 TOWER_TUNED = {"promptsmooth++ zero-shot", "promptsmooth++ combined"}
 TUNED = {"promptsmooth zero-shot", "promptsmooth combined"} | TOWER_TUNED
 PROMPTED = {"promptsmooth++ few-shot", "promptsmooth++ combined"}
-LEARN_NOTHING = {"zero-shot", "promptsmooth zero-shot", "promptsmooth++ zero-shot", "vote", "vote by mean"}
+LEARN_NOTHING = {
+    "zero-shot",
+    "promptsmooth zero-shot",
+    "promptsmooth++ zero-shot",
+    "vote",
+    "vote by mean",
+    "undefended",
+}
 UNLABELLED = LEARN_NOTHING | {"tecoa unlabelled"}
 every = pytest.mark.parametrize("case", CASES)
 Fit = Callable[..., State]

@@ -15,17 +15,23 @@ if TYPE_CHECKING:
     from medrobust.data import open_dataset as open_dataset
     from medrobust.data import open_image as open_image
     from medrobust.defences import DEFENCES as DEFENCES
+    from medrobust.defences import make as make_defence
     from medrobust.defences.defence import Defence as Defence
     from medrobust.jobs.experiment import Experiment as Experiment
     from medrobust.jobs.experiment import load_experiment as load_experiment
     from medrobust.models import MODELS as MODELS
     from medrobust.models import load as load
+    from medrobust.models.wrap import wrap as wrap
+    from medrobust.models.wrap_clip import wrap_clip as wrap_clip
+    from medrobust.seeds import stream as stream
     from medrobust.smoothing.certify import Certificate as Certificate
     from medrobust.smoothing.certify import Smoothing as Smoothing
     from medrobust.smoothing.certify import certify as certify
+    from medrobust.smoothing.encoding import lean_sampler as lean_sampler
     from medrobust.types import Classifier as Classifier
+    from medrobust.types import Preprocess as Preprocess
 
-_HOMES = {
+_HOMES = {  # module, and behind a colon the name there where it is another
     "Certificate": "smoothing.certify",
     "Classifier": "types",
     "DEFENCES": "defences",
@@ -33,21 +39,28 @@ _HOMES = {
     "Defence": "defences.defence",
     "Experiment": "jobs.experiment",
     "MODELS": "models",
+    "Preprocess": "types",
     "Smoothing": "smoothing.certify",
     "Task": "data",
     "certify": "smoothing.certify",
+    "lean_sampler": "smoothing.encoding",
     "load": "models",
     "load_experiment": "jobs.experiment",
     "load_task": "data",
+    "make_defence": "defences:make",
     "open_dataset": "data",
     "open_image": "data",
+    "stream": "seeds",
+    "wrap": "models.wrap",
+    "wrap_clip": "models.wrap_clip",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'medrobust' has no attribute {name!r}")
-    return getattr(import_module(f"medrobust.{_HOMES[name]}"), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(f"medrobust.{module}"), attribute or name)
 
 
 def __dir__() -> list[str]:

@@ -75,9 +75,7 @@ def decode(path: Path) -> Decoded:
         if is_dicom(path):
             return read_dicom(path)
         with Pillow.open(path, formats=_FORMATS) as opened:  # reads the header only
-            check_size(opened.width, opened.height)
-            kind = _kind(opened)  # before the pixels are loaded, and with them forgotten
-            return Decoded(_pixels(ImageOps.exif_transpose(opened)), kind, getattr(opened, "n_frames", 1))
+            return decoded_picture(opened)
     except DataError:
         raise
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
@@ -87,6 +85,16 @@ def decode(path: Path) -> Decoded:
     except Exception as error:  # Pillow's decoders meet broken bytes with many kinds of exception
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"cannot be decoded: {reason}") from error
+
+
+def decoded_picture(opened: Pillow.Image) -> Decoded:
+    """The first frame of an image of Pillow's, upright, by the rules of `open_image`.
+
+    Raises `DataError`, whose sentence begins after the image's name.
+    """
+    check_size(opened.width, opened.height)
+    kind = _kind(opened)  # before the pixels are loaded, and with them forgotten
+    return Decoded(_pixels(ImageOps.exif_transpose(opened)), kind, getattr(opened, "n_frames", 1))
 
 
 def decoded_array(array: np.ndarray) -> Decoded:

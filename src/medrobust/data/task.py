@@ -8,11 +8,13 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from medrobust.errors import TaskError
-from medrobust.types import Image, Images, Labels
+from medrobust.types import Image, Images, Labels, Preprocess
 
 NO_FINDING = "no finding"
 MOST_FINDINGS = 62  # a label is a sum of powers of two in 64 bits
@@ -115,6 +117,20 @@ class Dataset:
     source: str
     split: str
     skipped: tuple[str, ...] = ()  # ids of images that could not be decoded and were left out on request
+
+    @staticmethod
+    def of(
+        items: Any,
+        task: "Task | str | Path | Sequence[str]",
+        *,
+        preprocess: Preprocess | None = None,
+        split: str = "test",
+        source: str | None = None,
+    ) -> "Dataset":
+        """Labelled images that are in memory, or that another library reads: see `medrobust.data.given.dataset_of`."""
+        from medrobust.data.given import dataset_of
+
+        return dataset_of(items, task, preprocess=preprocess, split=split, source=source)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -18,6 +18,7 @@ from medrobust.defences.promptsmooth import PromptSmooth, promptsmooth
 from medrobust.defences.promptsmooth_plus import PromptSmoothPlus, promptsmooth_plus
 from medrobust.defences.ran import NmTune, Ran, nmtune, ran
 from medrobust.defences.tecoa import Fare, PmgAft, Tecoa, fare, pmg_aft, tecoa
+from medrobust.defences.undefended import Undefended, undefended
 from medrobust.defences.vote import Vote, vote
 from medrobust.defences.zero_shot import ZeroShot, zero_shot
 from medrobust.errors import ConfigError, nearest
@@ -69,6 +70,7 @@ DEFENCES = Registry("medrobust.defences", "defence", DefenceEntry, {
     ),
     "nmtune": DefenceEntry(nmtune, NmTune, "frozen features rectified for a head", "Chen et al., ICLR 2024"),
     "ran": DefenceEntry(ran, Ran, "the same against attacks on the images", "Han et al., Findings of EMNLP 2024"),
+    "undefended": DefenceEntry(undefended, Undefended, "the model as it is", "docs/methods.md"),
 })  # fmt: skip
 
 

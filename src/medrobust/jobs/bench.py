@@ -14,11 +14,11 @@ from medrobust.jobs.job import NOTHING, Given
 from medrobust.jobs.parts import CertifySettings
 from medrobust.machine import checked_device, describe
 from medrobust.models import load
-from medrobust.models.clip import Clip
 from medrobust.smoothing.certify import Smoothing
 from medrobust.smoothing.encoding import EncoderChoice
 from medrobust.smoothing.noise import kernel
 from medrobust.smoothing.sampling import Sampler
+from medrobust.types import ImageModel, VisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Bench:
     """Model, task and images of an experiment, loaded and checked."""
 
     experiment: Experiment
-    model: Clip
+    model: VisionLanguageModel
     task: Task
     data: Dataset
     fit_data: Dataset | None = None  # what defences learn from, where a program has given it
@@ -111,7 +111,7 @@ def encoding_of(certify: CertifySettings, recorded: Mapping[str, Any]) -> Encode
     return EncoderChoice(batch, certify.lean, compiled, getattr(torch, certify.dtype))
 
 
-def record_of(model: Clip) -> dict[str, str | None]:
+def record_of(model: ImageModel) -> dict[str, str | None]:
     """What names a model, and under which licence it is."""
     return {"name": model.name, "sha256": model.sha256, "revision": model.revision, "licence": model.licence}
 

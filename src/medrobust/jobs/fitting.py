@@ -15,11 +15,10 @@ from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.learning.checkpoint import Checkpoint
 from medrobust.learning.loop import Session
 from medrobust.learning.workers import ALONE, Workers
-from medrobust.models.clip import Clip
 from medrobust.results.records import called
 from medrobust.seeds import stream
 from medrobust.tell import SILENT, Tell
-from medrobust.types import Classifier, Image, State
+from medrobust.types import Classifier, Image, State, VisionLanguageModel
 
 Known = dict[str, tuple[State, Header]]  # states by their path, or by the name of the defence that learned them
 
@@ -115,7 +114,7 @@ def _state_of(
     return state, settings
 
 
-def apply_state(defence: Defence, model: Clip, task: Task, state: State, *, name: str) -> Classifier:
+def apply_state(defence: Defence, model: VisionLanguageModel, task: Task, state: State, *, name: str) -> Classifier:
     """The classifier of a defence and its state; raises StateError where the state does not hold what it needs."""
     try:
         return defence.apply(model, task, state)
@@ -137,13 +136,13 @@ def tuned_on(
     return defence.tune(classifier, image, sigma=sigma, generator=stream(seed, "tune", item, sigma))
 
 
-def below_of(model: Clip, state: State, header: Header) -> State:
+def below_of(model: VisionLanguageModel, state: State, header: Header) -> State:
     """The vision tower of a state as it is deployed, for another defence to be learned on top of it."""
     return interpolated(model.vision, vision_part(state), header.settings.get("interpolation", 1.0))
 
 
 def fit_defence(
-    model: Clip,
+    model: VisionLanguageModel,
     data: Dataset,
     choice: Choice,
     target: Path,

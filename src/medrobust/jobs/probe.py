@@ -23,14 +23,13 @@ from medrobust.jobs.executors import here
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.job import Execute, Given, carry_out
 from medrobust.jobs.parts import AttackSettings
-from medrobust.models.clip import Clip
 from medrobust.results.attacked import attack_title
 from medrobust.results.report.markdown import percent, plain, table_line
 from medrobust.results.report.probed import noise_markdown, write_probe_page
 from medrobust.results.upstream import noise_curves, upstream_noise
 from medrobust.settings import spread
 from medrobust.tell import SILENT, Tell
-from medrobust.types import Features
+from medrobust.types import Features, ImageModel
 
 RECIPES = ("linear-probe", "full-fine-tune", "nmtune", "ran")
 
@@ -105,7 +104,7 @@ def names_of(models: Sequence[str]) -> list[str]:
     return names
 
 
-def features_of(model: Clip, data: Dataset, batch: int) -> Features:
+def features_of(model: ImageModel, data: Dataset, batch: int) -> Features:
     """The frozen model's features of all images, so many encoded at once."""
     found: dict[int, Features] = {}
 

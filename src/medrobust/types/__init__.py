@@ -62,8 +62,11 @@ class PromptShape(NamedTuple):
 
 
 @runtime_checkable
-class VisionLanguageModel(Protocol):
-    """A frozen dual encoder in evaluation mode; its device and dtype are its own."""
+class ImageModel(Protocol):
+    """A frozen image encoder with what a run records of it: all that a job asks of a model before a defence is applied.
+
+    A defence with prompts asks for more: a `VisionLanguageModel`.
+    """
 
     @property
     def name(self) -> str:
@@ -74,23 +77,24 @@ class VisionLanguageModel(Protocol):
         """Hash of its weights: a state learned for other weights is refused."""
 
     @property
+    def licence(self) -> str | None:
+        """Under which licence the weights are; None where nobody said."""
+
+    @property
+    def revision(self) -> str | None:
+        """Of the hub, where it is known."""
+
+    @property
     def preprocess(self) -> Preprocess:
         """What a picture must go through before it is an `Image` for this model."""
 
     @property
-    def logit_scale(self) -> float:
-        """exp of the learned temperature: logits = logit_scale * cosine."""
-
-    @property
     def device(self) -> torch.device:
-        """Where images and texts are encoded."""
+        """Where images, and texts where it reads them, are encoded."""
 
     @property
     def vision(self) -> nn.Module:
-        """The image encoder, from `Images` to `Features`, normalisation inside; its parameters are frozen."""
-
-    def with_vision(self, vision: nn.Module) -> "VisionLanguageModel":
-        """The same text tower beside another image encoder; this model stays as it was."""
+        """The image encoder, from `Images` to `Features`, normalisation inside; its parameters stay as they are."""
 
     @property
     def encode_image(self) -> Encoder:
@@ -98,6 +102,27 @@ class VisionLanguageModel(Protocol):
 
         Differentiable with respect to the pixels.
         """
+
+
+@runtime_checkable
+class HasClasses(Protocol):
+    """An image model that answers by itself: its features are the logits of these classes, in this order."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, one a logit."""
+
+
+@runtime_checkable
+class VisionLanguageModel(ImageModel, Protocol):
+    """A frozen dual encoder in evaluation mode; its device and dtype are its own."""
+
+    @property
+    def logit_scale(self) -> float:
+        """exp of the learned temperature: logits = logit_scale * cosine."""
+
+    def with_vision(self, vision: nn.Module) -> "VisionLanguageModel":
+        """The same text tower beside another image encoder; this model stays as it was."""
 
     def prompt_shape(self) -> PromptShape:
         """Widths and depths of both towers."""
