@@ -83,7 +83,7 @@ def _changes(folder: Path, probed: Probed) -> dict[str, dict[str, dict[str, list
 
 def _hits(folder: Path, probed: Probed) -> dict[tuple[str, str, float], dict[int, np.ndarray]]:
     """By recipe, column and share, and then by seed: 1 for each image answered rightly, in the order of the ids."""
-    from medrobust.results.attacked import read_attacked
+    from medrobust.results.rows.attacked import read_attacked
 
     hits: dict[tuple[str, str, float], dict[int, np.ndarray]] = {}
     for name, model in probed["models"].items():

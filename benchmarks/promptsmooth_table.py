@@ -23,7 +23,7 @@ from product import ROOT, fill, keep
 
 from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Choice, Experiment
-from medrobust.results import Row, paired_gain, read_rows
+from medrobust.results import CertifiedRow, paired_gain, read_rows
 from medrobust.results.report.markdown import markdown_table, percent, table_line
 from medrobust.results.tables import number_key
 from medrobust.tell import Tell
@@ -67,7 +67,7 @@ def _both_towers(arguments: argparse.Namespace) -> None:
 
 def _carried_out(
     name: str, arguments: argparse.Namespace, wanted: Sequence[str], out: Path
-) -> tuple[dict[str, Any], list[Row], Experiment]:
+) -> tuple[dict[str, Any], list[CertifiedRow], Experiment]:
     experiment = _experiment(name, getattr(arguments, name), arguments, wanted)
     began = time.perf_counter()
     summary = run(experiment, out, reporter=_reporter(name))
@@ -101,7 +101,7 @@ def _rows(choices: Sequence[Choice], wanted: Sequence[str]) -> tuple[Choice, ...
     return tuple(choice for choice in choices if not wanted or choice.called in wanted)
 
 
-def _section(name: str, summary: dict[str, Any], rows: Sequence[Row], experiment: Experiment) -> str:
+def _section(name: str, summary: dict[str, Any], rows: Sequence[CertifiedRow], experiment: Experiment) -> str:
     labels = [choice.called for choice in experiment.defences if choice.called != "zero-shot"]
     compared = [pair for pair in COMPARED if pair[0] in experiment.sigmas]
     head = "| defence | " + " | ".join(f"σ {s:g}, r {r:g}" for s, r in compared) + " |"
@@ -117,7 +117,7 @@ def _section(name: str, summary: dict[str, Any], rows: Sequence[Row], experiment
     )
 
 
-def _short(name: str, summaries: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
+def _short(name: str, summaries: Sequence[dict[str, Any]], rows: Sequence[CertifiedRow]) -> str:
     """Certified accuracy at two radii, against zero-shot, and images of which all copies get one class."""
     heads = [f"σ {s:g}, r {r:g}" for s, r in COMPARED]
     lines = [

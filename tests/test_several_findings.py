@@ -13,7 +13,7 @@ from medrobust.cli import app
 from medrobust.errors import ConfigError, SmoothingError
 from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Choice, Experiment
-from medrobust.results import Row, read_rows, recompute
+from medrobust.results import CertifiedRow, read_rows, recompute
 from medrobust.seeds import stream
 from medrobust.tell import Tell
 
@@ -63,7 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, paints: Path, taught_chec
     return out, told
 
 
-def without_name(row: Row) -> dict[str, object]:
+def without_name(row: CertifiedRow) -> dict[str, object]:
     return {key: value for key, value in vars(row).items() if key not in ("finding", "defence")}
 
 

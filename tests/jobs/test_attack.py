@@ -29,7 +29,7 @@ from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.fitting import Fitted, fit_all
 from medrobust.models.clip import Clip
 from medrobust.results import Journal
-from medrobust.results.attacked import ATTACKED, AttackedKey, AttackedRow, read_attacked
+from medrobust.results.rows.attacked import ATTACKED, AttackedKey, AttackedRow, read_attacked
 from medrobust.tell import Tell
 from medrobust.types import Classifier, Images, Labels
 

@@ -14,9 +14,9 @@ from medrobust.errors import RunError
 from medrobust.jobs.audit import Depth, audit, checks, forecast, sample
 from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Choice, Experiment
-from medrobust.results import Row, read_rows
-from medrobust.results.records import to_line
+from medrobust.results import CertifiedRow, read_rows
 from medrobust.results.report.audited import all_findings
+from medrobust.results.rows.certified import to_line
 from medrobust.tell import Tell
 
 DEFENCES = (
@@ -54,7 +54,7 @@ def invoke(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def spoil(folder: Path, change: Callable[[Row], Row]) -> None:
+def spoil(folder: Path, change: Callable[[CertifiedRow], CertifiedRow]) -> None:
     """Change the first certified row."""
     rows = read_rows(folder / "certified.jsonl")
     number = next(number for number, row in enumerate(rows) if row.radius > 0)

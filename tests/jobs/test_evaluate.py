@@ -15,8 +15,8 @@ from medrobust.attacks.pgd import Pgd
 from medrobust.cli import app
 from medrobust.jobs.attack import work
 from medrobust.results import read_rows
-from medrobust.results.attacked import read_attacked
 from medrobust.results.report.markdown import percent
+from medrobust.results.rows.attacked import read_attacked
 
 FILES = ("attacked.jsonl", "certified.jsonl", "summary.json", "results.md", "report.html", "experiment.yaml")
 

@@ -17,8 +17,8 @@ from medrobust.errors import ConfigError
 from medrobust.jobs.attack import work
 from medrobust.jobs.probe import RECIPES, features_of, names_of, recipes_of, spectrum
 from medrobust.models import load
-from medrobust.results.attacked import read_attacked
 from medrobust.results.report.markdown import percent
+from medrobust.results.rows.attacked import read_attacked
 from medrobust.seeds import stream
 
 

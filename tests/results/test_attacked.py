@@ -8,10 +8,10 @@ import pytest
 from specimens import RADII, assault, study
 
 from medrobust.errors import RunError
-from medrobust.results.attacked import AttackedRow, summarise_attack
 from medrobust.results.report.attacked import attack_headline, attacked_markdown
 from medrobust.results.report.curve import attack_curve_svg
 from medrobust.results.report.together import together, together_markdown
+from medrobust.results.rows.attacked import AttackedRow, summarise_attack
 from medrobust.results.tables import Summary, summarise
 
 LEVELS = (1, 4)

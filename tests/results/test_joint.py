@@ -7,15 +7,15 @@ from specimens import specimen
 
 from medrobust.errors import RunError
 from medrobust.results.findings import by_finding, joint
-from medrobust.results.records import Row
 from medrobust.results.report.markdown import markdown_table
+from medrobust.results.rows.certified import CertifiedRow
 from medrobust.results.tables import grouped, summarise
 
 NAMES = ("edema", "mass")
 # Votes of 1,000 at alpha 0.001 and sigma 0.25: 990 reach radius 0.498.., 600 reach 0.049.., 300 abstain.
 
 
-def answer(image: str, finding: str, label: int, said: int, votes: int, **more: object) -> Row:
+def answer(image: str, finding: str, label: int, said: int, votes: int, **more: object) -> CertifiedRow:
     clean = more.pop("clean", said)
     return specimen(votes, id=image, finding=finding, label=label, selected=said, clean=clean, **more)
 

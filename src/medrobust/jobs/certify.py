@@ -21,7 +21,7 @@ from medrobust.jobs.bench import (
 )
 from medrobust.jobs.experiment import Experiment, load_experiment
 from medrobust.jobs.fitting import Fitted, fit_all, tuned_on
-from medrobust.results import CERTIFIED, Journal, Key, Row, read_rows
+from medrobust.results import CERTIFIED, CertifiedKey, CertifiedRow, Journal, read_rows
 from medrobust.results.findings import joint
 from medrobust.results.folder import publish
 from medrobust.smoothing.certify import Certificate, Smoothing, certify, clean_answers
@@ -49,7 +49,7 @@ def run(experiment: Experiment, out: Path, *, reporter: Tell | None = None) -> d
     fitted = fit_all(bench, out, tell)
     sampler = sampler_of(bench, fitted, recorded_environment(out), tell)
     environment = keep_environment(out, bench, {f.label: f.sha256 for f in fitted}, sampler)
-    plan = [Key(i, sigma, f.label) for i in bench.data.ids for sigma in experiment.sigmas for f in fitted]
+    plan = [CertifiedKey(i, sigma, f.label) for i in bench.data.ids for sigma in experiment.sigmas for f in fitted]
     with Journal.open(out / "certified.jsonl", plan, CERTIFIED) as journal:
         keep_experiment(out, experiment)
         left = len(journal.remaining) / len(plan)
@@ -95,12 +95,14 @@ def reopen(folder: Path, reporter: Tell | None = None) -> Reopened:
     return Reopened(bench, fitted, sampler)
 
 
-def certify_all(bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, journal: Journal[Row], tell: Tell) -> None:
+def certify_all(
+    bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, journal: Journal[CertifiedRow], tell: Tell
+) -> None:
     """Append the rows that are not yet there, one pass over the noise for each image and noise level."""
     experiment, levels, there = bench.experiment, bench.levels, journal.done
     total = len(bench.data) * len(levels)
     for number, (item, label) in enumerate(zip(bench.data.ids, bench.data.targets, strict=True)):
-        missing = [[f for f in fitted if Key(item, s.sigma, f.label) not in there] for s in levels]
+        missing = [[f for f in fitted if CertifiedKey(item, s.sigma, f.label) not in there] for s in levels]
         image = bench.data.read(number).to(bench.model.device) if any(missing) else None
         for done, (smoothing, wanted) in enumerate(zip(levels, missing, strict=True), number * len(levels) + 1):
             if wanted and image is not None:  # all of them again: heads in one product share its last bits
@@ -118,7 +120,7 @@ def certify_image(
     sampler: Sampler,
     *,
     seed: int,
-) -> list[Row]:
+) -> list[CertifiedRow]:
     """Tune what is tuned on the image, then certify all classifiers in one pass; `label` is that of the image."""
     classifiers = _tuned(fitted, image, item, smoothing, seed)
     clean = clean_answers(classifiers, image)
@@ -181,8 +183,8 @@ def gallery(bench: Bench, out: Path, count: int = 8) -> list[dict[str, Any]]:
 
 def _row(
     item: str, label: int, fitted: Fitted, clean: int | None, found: Certificate, smoothing: Smoothing, seed: int
-) -> Row:
-    return Row(
+) -> CertifiedRow:
+    return CertifiedRow(
         id=item, label=label, defence=fitted.name, finding=fitted.finding, clean=clean, selection=smoothing.selection,
         seed=seed, **vars(found),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from medrobust.learning.checkpoint import Checkpoint
 from medrobust.learning.loop import Session
 from medrobust.learning.workers import ALONE, Workers
 from medrobust.models.clip import Clip
-from medrobust.results.records import called
+from medrobust.results.rows.certified import name_of
 from medrobust.seeds import stream
 from medrobust.tell import Tell
 from medrobust.types import Classifier, Defence, Image, State
@@ -38,7 +38,7 @@ class Fitted(NamedTuple):
     @property
     def label(self) -> str:
         """What tables and rows call it, its finding included."""
-        return called(self.name, self.finding)
+        return name_of(self.name, self.finding)
 
     def target(self, label: int) -> int:
         """What it should answer about an image of that label."""
@@ -62,7 +62,7 @@ def fit_all(bench: Bench, out: Path, reporter: Tell, *, learn: bool = True) -> l
             )
         for place, part in enumerate(asked or [bench]):
             finding = names[place] if asked else None
-            path = out / "states" / f"{_file_name(called(choice.called, finding))}.safetensors"
+            path = out / "states" / f"{_file_name(name_of(choice.called, finding))}.safetensors"
             state, settings = _state_of(part, choice, known[place], path, reporter, learn=learn)
             defence = make(choice.name, settings)
             classifier = apply_state(defence, bench.model, part.task, state, called=choice.called)

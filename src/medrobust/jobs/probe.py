@@ -21,9 +21,9 @@ from medrobust.jobs.attack.settings import check
 from medrobust.jobs.bench import check_settings, prepare
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.models.clip import Clip
-from medrobust.results.attacked import attack_title
 from medrobust.results.report.markdown import percent, plain, table_line
 from medrobust.results.report.probed import noise_markdown, write_probe_page
+from medrobust.results.rows.attacked import attack_title
 from medrobust.results.upstream import noise_curves, upstream_noise
 from medrobust.settings import spread
 from medrobust.tell import Tell

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from medrobust.results.records import Row
+from medrobust.results.rows.certified import CertifiedRow
 from medrobust.results.shares import certified, number_key, share_of
 
 Shares = dict[str, Any]  # of one finding under one defence, as in summary.json
 
 
-def names_of(rows: Sequence[Row]) -> list[str]:
+def names_of(rows: Sequence[CertifiedRow]) -> list[str]:
     """The findings in the order first seen; none where an image has one class."""
     return list(dict.fromkeys(row.finding for row in rows if row.finding is not None))
 
 
-def joint(rows: Sequence[Row]) -> list[Row]:
+def joint(rows: Sequence[CertifiedRow]) -> list[CertifiedRow]:
     """One row for all findings of an image under a defence; rows without findings as they are.
 
     Labels and answers are sums of 2^place over the findings that are there. It abstains where one of them does, and
@@ -29,13 +29,13 @@ def joint(rows: Sequence[Row]) -> list[Row]:
     names = names_of(rows)
     if not names:
         return list(rows)
-    groups: dict[tuple[str, float, str], dict[str | None, Row]] = {}
+    groups: dict[tuple[str, float, str], dict[str | None, CertifiedRow]] = {}
     for row in rows:
         groups.setdefault((row.id, row.sigma, row.defence), {})[row.finding] = row
     return [_together([group[name] for name in names]) for group in groups.values() if len(group) == len(names)]
 
 
-def _together(rows: Sequence[Row]) -> Row:
+def _together(rows: Sequence[CertifiedRow]) -> CertifiedRow:
     deciding = min(rows, key=lambda row: (row.prediction is not None, row.radius, row.votes / max(1, row.trials)))
     label, clean, answer = (_sum([getattr(row, name) for row in rows]) for name in ("label", "clean", "prediction"))
     return replace(
@@ -50,7 +50,7 @@ def _sum(answers: Sequence[int | None]) -> int | None:
     return sum((answer or 0) << place for place, answer in enumerate(answers))
 
 
-def by_finding(rows: Sequence[Row], radii: Sequence[float]) -> dict[str, dict[str, Shares]]:
+def by_finding(rows: Sequence[CertifiedRow], radii: Sequence[float]) -> dict[str, dict[str, Shares]]:
     """Defence, finding: how often it is seen where it is there (sensitivity) and denied where it is not (specificity).
 
     Both clean and certified at each radius, each with its exact 95 % interval; None where no image is of that kind.
@@ -63,7 +63,7 @@ def by_finding(rows: Sequence[Row], radii: Sequence[float]) -> dict[str, dict[st
     return found
 
 
-def _shares(rows: Sequence[Row], radii: Sequence[float]) -> Shares:
+def _shares(rows: Sequence[CertifiedRow], radii: Sequence[float]) -> Shares:
     kinds = {"sensitivity": [row for row in rows if row.label], "specificity": [row for row in rows if not row.label]}
     return {
         "there": len(kinds["sensitivity"]),

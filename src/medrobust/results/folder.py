@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from medrobust.errors import RunError
-from medrobust.results.attacked import AttackedRow, read_attacked, summarise_attack
-from medrobust.results.records import Row, read_rows
 from medrobust.results.report.html import write_report
+from medrobust.results.rows.attacked import AttackedRow, read_attacked, summarise_attack
+from medrobust.results.rows.certified import CertifiedRow, read_rows
 from medrobust.results.tables import SCHEMA_VERSION, Summary, summarise, write_summary
 
 
@@ -46,7 +46,7 @@ def publish(
     return summary
 
 
-def read_folder(folder: Path) -> tuple[list[Row], list[AttackedRow]]:
+def read_folder(folder: Path) -> tuple[list[CertifiedRow], list[AttackedRow]]:
     """Certificates and attacked images of a run; one of them may be missing. Raises RunError."""
     certified, attacked = folder / "certified.jsonl", folder / "attacked.jsonl"
     there = read_attacked(attacked) if attacked.exists() else []
@@ -54,7 +54,7 @@ def read_folder(folder: Path) -> tuple[list[Row], list[AttackedRow]]:
 
 
 def summarise_run(
-    rows: Sequence[Row], attacked: Sequence[AttackedRow], radii: Sequence[float], notes: Mapping[str, Any]
+    rows: Sequence[CertifiedRow], attacked: Sequence[AttackedRow], radii: Sequence[float], notes: Mapping[str, Any]
 ) -> Summary:
     """What summary.json holds, of certificates, of attacked images, or of both.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from functools import lru_cache
 
-from medrobust.results.records import Row
+from medrobust.results.rows.certified import CertifiedRow
 from medrobust.smoothing import bounds
 
 
@@ -17,7 +17,7 @@ def number_key(number: float) -> str:
     return short if float(short) == number else repr(number)
 
 
-def certified(row: Row, radius: float) -> bool:
+def certified(row: CertifiedRow, radius: float) -> bool:
     """The answer is right, and no change smaller than `radius` alters it."""
     return row.correct and row.radius >= radius
 

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from medrobust.errors import RunError
 from medrobust.files import replace_text
 from medrobust.results.findings import by_finding, joint, names_of
-from medrobust.results.records import Row
+from medrobust.results.rows.certified import CertifiedRow
 from medrobust.results.shares import certified as certified
 from medrobust.results.shares import number_key as number_key
 from medrobust.results.shares import share as share
@@ -28,7 +28,7 @@ from medrobust.smoothing.sequential import largest_radius, record_of
 SCHEMA_VERSION = 1
 
 Summary = dict[str, Any]  # as in summary.json
-Groups = dict[float, dict[str, list[Row]]]  # sigma, defence -> rows, both in the order first seen
+Groups = dict[float, dict[str, list[CertifiedRow]]]  # sigma, defence -> rows, both in the order first seen
 
 
 class PairedGain(NamedTuple):
@@ -38,18 +38,18 @@ class PairedGain(NamedTuple):
     p_value: float
 
 
-def grouped(rows: Iterable[Row]) -> Groups:
+def grouped(rows: Iterable[CertifiedRow]) -> Groups:
     """Rows by sigma and defence; raises RunError where a group mixes settings or holds an image twice."""
     groups: Groups = {}
     for row in rows:
-        groups.setdefault(row.sigma, {}).setdefault(row.called, []).append(row)
+        groups.setdefault(row.sigma, {}).setdefault(row.name, []).append(row)
     for sigma, defences in groups.items():
         for defence, members in defences.items():
             _check_alike(defence, sigma, members)
     return groups
 
 
-def _check_alike(defence: str, sigma: float, rows: Sequence[Row]) -> None:
+def _check_alike(defence: str, sigma: float, rows: Sequence[CertifiedRow]) -> None:
     settings: dict[str, set[Any]] = {
         "alpha": {row.alpha for row in rows},
         "scope": {row.scope for row in rows},
@@ -70,7 +70,7 @@ def _check_alike(defence: str, sigma: float, rows: Sequence[Row]) -> None:
         raise RunError(f"{defence} at sigma {sigma:g} holds an image twice; certify each run into its own --out")
 
 
-def summarise(rows: Sequence[Row], radii: Sequence[float]) -> Summary:
+def summarise(rows: Sequence[CertifiedRow], radii: Sequence[float]) -> Summary:
     """What summary.json holds: one block a sigma under `by_sigma`, that of the first sigma also at the top.
 
     Keys of radii and sigmas are written by `number_key`. `mean_samples` counts the draws of the estimate, without
@@ -93,7 +93,7 @@ def summarise(rows: Sequence[Row], radii: Sequence[float]) -> Summary:
     return {"schema_version": SCHEMA_VERSION, **first, "sigmas": list(groups), "by_sigma": blocks}
 
 
-def _block(sigma: float, defences: dict[str, list[Row]], radii: Sequence[float]) -> Summary:
+def _block(sigma: float, defences: dict[str, list[CertifiedRow]], radii: Sequence[float]) -> Summary:
     every = [row for rows in defences.values() for row in rows]
     images = len({row.id for row in every})
     return {
@@ -130,7 +130,7 @@ def _mean_down(radii: Sequence[float]) -> float | None:
     return bounds.round_down(math.fsum(radii) / len(radii)) if radii else None
 
 
-def _largest_radius(rows: Sequence[Row]) -> float:
+def _largest_radius(rows: Sequence[CertifiedRow]) -> float:
     """The radius nothing in these rows could exceed."""
     settings = {tuple(record_of(row).values()): row for row in rows}
     return max(largest_radius(**record_of(row)) for row in settings.values())
@@ -146,7 +146,7 @@ def middle_radius(block: Summary) -> float:
     return max((radius for radius in above if radius <= block["sigma"]), default=min(above, default=0.0))
 
 
-def paired_gain(rows: Sequence[Row], defence: str, baseline: str, sigma: float, radius: float) -> PairedGain:
+def paired_gain(rows: Sequence[CertifiedRow], defence: str, baseline: str, sigma: float, radius: float) -> PairedGain:
     """Certified accuracy of `defence` less that of `baseline`, on the images both have certified at `sigma`.
 
     Raises RunError where they share no image. References: McNemar, Psychometrika 12 (1947); exact binomial form.

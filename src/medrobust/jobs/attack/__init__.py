@@ -15,8 +15,8 @@ from medrobust.jobs.bench import Bench, check_settings, claim, keep_environment,
 from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.fitting import fit_all
 from medrobust.results import Journal
-from medrobust.results.attacked import ATTACKED
 from medrobust.results.folder import republish
+from medrobust.results.rows.attacked import ATTACKED
 from medrobust.tell import Tell
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from medrobust.data.pictures import magnification, pictures
 from medrobust.files import replace_text
-from medrobust.results.attacked import AttackedRow
 from medrobust.results.folder import read_notes
+from medrobust.results.rows.attacked import AttackedRow
 from medrobust.types import Image
 
 SHOWN = 3  # pictures a defence

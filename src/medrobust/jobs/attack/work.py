@@ -20,7 +20,7 @@ from medrobust.jobs.attack.settings import AttackSettings
 from medrobust.jobs.bench import Bench
 from medrobust.jobs.fitting import Fitted, tuned_on
 from medrobust.results import Journal
-from medrobust.results.attacked import AttackedKey, AttackedRow, read_attacked
+from medrobust.results.rows.attacked import AttackedKey, AttackedRow, read_attacked
 from medrobust.seeds import stream
 from medrobust.tell import Tell
 from medrobust.types import Classifier, Images, Labels, Logits

@@ -10,7 +10,7 @@ from medrobust.files import replace_text
 from medrobust.jobs.audit.checks import Block, attacks, borders, records, redraws
 from medrobust.jobs.audit.depth import Depth as Depth
 from medrobust.jobs.certify import Reopened, reopen
-from medrobust.results import Row, read_rows
+from medrobust.results import CertifiedRow, read_rows
 from medrobust.results.folder import republish
 from medrobust.smoothing.encoding import seconds_a_copy
 from medrobust.tell import Tell
@@ -30,7 +30,7 @@ def audit(folder: Path, depth: Depth | None = None, *, reporter: Tell | None = N
     expected = forecast(rows, depth)
     tell.say(expected.told)
     found: Audit = {"schema_version": SCHEMA_VERSION, "complete": False, "rows": len(rows), "settings": asdict(depth)}
-    found["scopes"] = {row.called: row.scope for row in rows}
+    found["scopes"] = {row.name: row.scope for row in rows}
     _keep_each(folder, found, "records", records(rows, tell))
     if not depth.records_only:
         opened = reopen(folder, tell)
@@ -52,14 +52,14 @@ class Forecast:
     told: str
 
 
-def forecast(rows: Sequence[Row], depth: Depth) -> Forecast:
+def forecast(rows: Sequence[CertifiedRow], depth: Depth) -> Forecast:
     """From the records alone; an encoder each."""
     said = f"recompute {len(rows)} radii"
     if depth.records_only or not rows:
         return Forecast(0, f"{said} from their records; neither model nor images are needed")
-    defences = {row.called: row.scope for row in rows}
+    defences = {row.name: row.scope for row in rows}
     tuned = sum(scope != "model" for scope in defences.values())
-    attacked = sum(min(depth.attacks, sum(row.called == name and row.radius > 0 for row in rows)) for name in defences)
+    attacked = sum(min(depth.attacks, sum(row.name == name and row.radius > 0 for row in rows)) for name in defences)
     typical = sum(row.drawn + row.selection for row in rows) / len(rows)
     again = min(depth.redraws, len({(row.id, row.sigma) for row in rows}))
     passes = attacked * (depth.an_attack + depth.judge * (1 + tuned / len(defences)))

@@ -10,7 +10,7 @@ from medrobust.jobs.audit import sample
 from medrobust.jobs.audit.depth import Depth
 from medrobust.jobs.certify import Reopened
 from medrobust.jobs.fitting import Fitted, tuned_on
-from medrobust.results import Row
+from medrobust.results import CertifiedRow
 from medrobust.seeds import stream
 from medrobust.smoothing import bounds
 from medrobust.smoothing.audit import attempts as audit
@@ -26,7 +26,7 @@ from medrobust.types import Classifier, Image
 Block = dict[str, Any]  # tested, findings, defences: as in audit.json
 
 
-def records(rows: Sequence[Row], tell: Tell) -> Iterator[Block]:
+def records(rows: Sequence[CertifiedRow], tell: Tell) -> Iterator[Block]:
     """Every radius, from its record alone."""
     found = []
     for done, row in enumerate(rows, 1):
@@ -35,7 +35,7 @@ def records(rows: Sequence[Row], tell: Tell) -> Iterator[Block]:
     yield {"tested": len(rows), "findings": found}
 
 
-def attacks(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> Iterator[Block]:
+def attacks(rows: Sequence[CertifiedRow], opened: Reopened, depth: Depth, tell: Tell) -> Iterator[Block]:
     """SmoothAdv inside certified radii; where prompts are tuned on the input, the tuned again answer as well."""
     chosen = sample.certified(rows, depth.attacks, depth.seed)
     total, done = sum(map(len, chosen.values())), 0
@@ -54,7 +54,7 @@ def attacks(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> 
     yield block
 
 
-def _attack(row: Row, image: Image, fitted: Fitted, opened: Reopened, depth: Depth, level: float) -> Attempt:
+def _attack(row: CertifiedRow, image: Image, fitted: Fitted, opened: Reopened, depth: Depth, level: float) -> Attempt:
     retune: Callable[[Image], Classifier] | None = None
     if fitted.defence.tune is not None:
         retune = partial(_frozen, row, fitted)
@@ -85,7 +85,7 @@ def _told_of_attacks(attempts: Sequence[Attempt], fitted: Fitted) -> Block:
     }
 
 
-def _broken(row: Row, image: Image, attempt: Attempt) -> Block:
+def _broken(row: CertifiedRow, image: Image, attempt: Attempt) -> Block:
     sentence = (
         f"at distance {attempt.distance:.6f}, inside its radius {row.radius:.6f}, class {row.prediction} has only "
         f"{attempt.votes} of {attempt.trials} votes under fresh noise"
@@ -93,7 +93,7 @@ def _broken(row: Row, image: Image, attempt: Attempt) -> Block:
     return {**_finding(row, sentence), "pictures": pictures(image, attempt.attacked)}
 
 
-def redraws(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> Iterator[Block]:
+def redraws(rows: Sequence[CertifiedRow], opened: Reopened, depth: Depth, tell: Tell) -> Iterator[Block]:
     """Certificates made again: with their own seed the same, with others seldom contradicted by a large count."""
     tallies = {f.label: {"replayed": 0, "differ": 0, "redrawn": 0, "contradicted": 0} for f in opened.fitted}
     differ: list[Block] = []
@@ -104,13 +104,15 @@ def redraws(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> 
             if changes:
                 differ.append(_finding(row, f"drawn again from its own seed it is another: {'; '.join(changes)}"))
             more = {"replayed": 1, "differ": len(changes) > 0, "redrawn": len(wrong), "contradicted": sum(wrong)}
-            tallies[row.called] = {name: tallies[row.called][name] + extra for name, extra in more.items()}
+            tallies[row.name] = {name: tallies[row.name][name] + extra for name, extra in more.items()}
         tell.progress("draw again", done, len(chosen))
         alpha = max(row.alpha for row in there.values())
         yield {"tested": done, "findings": differ + _too_many(tallies, alpha), "defences": tallies}
 
 
-def _again(there: dict[str, Row], opened: Reopened, depth: Depth) -> Iterator[tuple[Row, list[str], list[bool]]]:
+def _again(
+    there: dict[str, CertifiedRow], opened: Reopened, depth: Depth
+) -> Iterator[tuple[CertifiedRow, list[str], list[bool]]]:
     """For each row of an image: what its own seed gives differently, and which radii a large count contradicts."""
     one = next(iter(there.values()))
     image, rule = _image(opened, one), _rule(opened, one)
@@ -143,7 +145,7 @@ def _too_many(tallies: dict[str, dict[str, int]], alpha: float) -> list[Block]:
     ]
 
 
-def borders(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> Iterator[Block]:
+def borders(rows: Sequence[CertifiedRow], opened: Reopened, depth: Depth, tell: Tell) -> Iterator[Block]:
     """The stated error probability, at images between two classes."""
     ready = {fitted.label: fitted for fitted in opened.fitted}
     block: Block = {"tested": 0, "findings": [], "defences": {}}
@@ -152,7 +154,7 @@ def borders(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> 
         if block["tested"] == depth.border or number == 5 * depth.border:
             break
         image, item = _image(opened, one), f"audit {one.id} to {two.id}"
-        classifier, answer = _frozen(one, ready[one.called], image), one.prediction or 0
+        classifier, answer = _frozen(one, ready[one.name], image), one.prediction or 0
         small = audit.small_batches(opened.sampler)
         where = Draws(one.sigma, 1, "audit line", depth.seed, item)
         tips = border.border_image(classifier, image, _image(opened, two), answer, draws=where, sampler=small)
@@ -164,7 +166,7 @@ def borders(rows: Sequence[Row], opened: Reopened, depth: Depth, tell: Tell) -> 
         )  # fmt: skip
         block["tested"] += 1
         block["findings"] += [_finding(one, f"{sentence} (on the line to {two.id})") for sentence in _doubts_of(tries)]
-        _add(block["defences"], one.called, tries)
+        _add(block["defences"], one.name, tries)
         tell.progress("border images", block["tested"], depth.border)
         yield block
     if block["tested"] < depth.border:
@@ -199,19 +201,19 @@ def _add(defences: Block, name: str, tries: Tries) -> None:
     }
 
 
-def _frozen(row: Row, fitted: Fitted, image: Image) -> Classifier:
+def _frozen(row: CertifiedRow, fitted: Fitted, image: Image) -> Classifier:
     """The classifier that answers this image: tuned on it as the run has tuned."""
     return tuned_on(fitted.defence, fitted.classifier, image, sigma=row.sigma, seed=row.seed, item=row.id)
 
 
-def _rule(opened: Reopened, row: Row) -> Smoothing:
+def _rule(opened: Reopened, row: CertifiedRow) -> Smoothing:
     return next(rule for rule in opened.bench.levels if rule.sigma == row.sigma)
 
 
-def _image(opened: Reopened, row: Row) -> Image:
+def _image(opened: Reopened, row: CertifiedRow) -> Image:
     data = opened.bench.data
     return data.read(data.ids.index(row.id)).to(opened.bench.model.device)
 
 
-def _finding(row: Row, sentence: str) -> Block:
-    return {"defence": row.called, "id": row.id, "sigma": row.sigma, "sentence": sentence}
+def _finding(row: CertifiedRow, sentence: str) -> Block:
+    return {"defence": row.name, "id": row.id, "sigma": row.sigma, "sentence": sentence}

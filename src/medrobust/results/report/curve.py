@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from medrobust.results.attacked import attack_title
-from medrobust.results.records import Row
 from medrobust.results.report.figure import INK, Points, draw_defence, figure_svg, finish
 from medrobust.results.report.markdown import radius_text
+from medrobust.results.rows.attacked import attack_title
+from medrobust.results.rows.certified import CertifiedRow
 from medrobust.results.tables import Summary, grouped, number_key, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def curve_svg(summary: Summary, rows: Sequence[Row] = (), sigma: float | None = None) -> str:
+def curve_svg(summary: Summary, rows: Sequence[CertifiedRow] = (), sigma: float | None = None) -> str:
     """Certified accuracy against l2 radius with 95 % bands, one panel a sigma (or that of `sigma` only).
 
     With `rows` the curves are the exact steps; without, straight lines between the radii of the summary. Dashed: tuned
@@ -38,7 +38,7 @@ def attack_curve_svg(summary: Summary) -> str | None:
     return figure_svg([partial(_attacked, summary=summary)])
 
 
-def _certified(axes: "Axes", block: Summary, rows: dict[str, list[Row]]) -> None:
+def _certified(axes: "Axes", block: Summary, rows: dict[str, list[CertifiedRow]]) -> None:
     for index, name in enumerate(block["defences"]):
         shares = block["certified_accuracy"][name]
         points = [(radius, shares[number_key(radius)]) for radius in block["radii"]]
@@ -79,7 +79,7 @@ def _limits(axes: "Axes", block: Summary) -> None:
     axes.set_ylim(0, 101)
 
 
-def _steps(rows: Sequence[Row]) -> Points:
+def _steps(rows: Sequence[CertifiedRow]) -> Points:
     """Where the share of images certified at a radius changes, from 0 to just past the last."""
     found = sorted(row.radius for row in rows if row.correct)
     total = len(rows)

@@ -7,7 +7,6 @@ from typing import Any
 
 from medrobust.files import replace_text
 from medrobust.results.findings import joint
-from medrobust.results.records import Row
 from medrobust.results.report.attacked import Notes, attack_headline, attack_section, attacked_markdown
 from medrobust.results.report.audited import Audit, all_findings, audit_markdown, checks, sentence_of, verdict
 from medrobust.results.report.curve import attack_curve_svg, curve_svg
@@ -16,6 +15,7 @@ from medrobust.results.report.findings import finding_lines, headings
 from medrobust.results.report.markdown import markdown_table, radius_text, span
 from medrobust.results.report.sentences import abstentions, constant_answers, headline, one_class
 from medrobust.results.report.together import together, together_markdown
+from medrobust.results.rows.certified import CertifiedRow
 from medrobust.results.tables import Summary, certified, grouped, middle_radius, number_key, share
 
 
@@ -23,7 +23,7 @@ def write_report(
     run_folder: Path,
     *,
     summary: Summary,
-    rows: Sequence[Row],
+    rows: Sequence[CertifiedRow],
     experiment: Mapping[str, Any],
     environment: Mapping[str, Any],
     task: Mapping[str, Any],
@@ -106,7 +106,9 @@ def template(name: str) -> Any:
     return environment.get_template(name)
 
 
-def _part(index: int, block: Summary, rows: dict[str, list[Row]], classes: Sequence[str], svg: str) -> dict[str, Any]:
+def _part(
+    index: int, block: Summary, rows: dict[str, list[CertifiedRow]], classes: Sequence[str], svg: str
+) -> dict[str, Any]:
     middle, findings = middle_radius(block), finding_lines(block)
     return {
         "block": block,
@@ -132,7 +134,7 @@ def _best(block: Summary) -> dict[str, float]:
     }
 
 
-def _by_class(rows: dict[str, list[Row]], classes: Sequence[str], radius: float) -> list[dict[str, Any]]:
+def _by_class(rows: dict[str, list[CertifiedRow]], classes: Sequence[str], radius: float) -> list[dict[str, Any]]:
     labels = sorted({row.label for members in rows.values() for row in members})
     return [
         {

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medrobust.files import replace_text
-from medrobust.results.attacked import attack_title
 from medrobust.results.report.figure import draw_defence, draw_line, figure_svg, finish
 from medrobust.results.report.html import inline, template
 from medrobust.results.report.markdown import percent, plain, table_line
+from medrobust.results.rows.attacked import attack_title
 from medrobust.results.upstream import mean_spectra
 from medrobust.words import eps_text
 

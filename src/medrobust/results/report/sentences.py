@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from medrobust.errors import RunError
-from medrobust.results.records import Row
 from medrobust.results.report.markdown import span
+from medrobust.results.rows.certified import CertifiedRow
 from medrobust.results.tables import Summary, grouped, middle_radius, number_key, paired_gain
 from medrobust.smoothing import bounds
 
@@ -13,7 +13,7 @@ _FEW = 8  # images that may be of one class by chance
 _NEARLY_ALL = 0.9  # images on which a tuned classifier gives one answer to every noisy copy
 
 
-def headline(block: Summary, rows: Sequence[Row]) -> list[str]:
+def headline(block: Summary, rows: Sequence[CertifiedRow]) -> list[str]:
     """The result in two to five sentences: the baseline (first defence), the best sound one, the best tuned one.
 
     A tuned one that answers nearly every noisy copy alike is named as such and not among the best.
@@ -58,7 +58,7 @@ def _named(block: Summary, name: str) -> str:
     return f"“{name}”" + ("" if block["scope"][name] == "model" else " (†, tuned on each input)")
 
 
-def _gain(rows: Sequence[Row], name: str, baseline: str, sigma: float, radius: float, *, rivals: int) -> str:
+def _gain(rows: Sequence[CertifiedRow], name: str, baseline: str, sigma: float, radius: float, *, rivals: int) -> str:
     try:
         gain = paired_gain(rows, name, baseline, sigma, radius)
     except RunError:  # an interrupted run may not have reached an image of both
@@ -70,7 +70,7 @@ def _gain(rows: Sequence[Row], name: str, baseline: str, sigma: float, radius: f
     return f", {gain.points:+.1f} points against “{baseline}” (exact McNemar p {size}{many}{chance})"
 
 
-def abstentions(block: Summary, rows: dict[str, list[Row]]) -> list[tuple[str, str]]:
+def abstentions(block: Summary, rows: dict[str, list[CertifiedRow]]) -> list[tuple[str, str]]:
     """Defence and reason, for each that abstains on more than half of the images."""
     return [
         (name, _reason(block, name, rows[name]))
@@ -79,7 +79,7 @@ def abstentions(block: Summary, rows: dict[str, list[Row]]) -> list[tuple[str, s
     ]
 
 
-def constant_answers(block: Summary, rows: dict[str, list[Row]]) -> list[tuple[str, str]]:
+def constant_answers(block: Summary, rows: dict[str, list[CertifiedRow]]) -> list[tuple[str, str]]:
     """Defence and warning, for each tuned on the input that answers all noisy copies alike on nearly all images."""
     found = []
     for name, members in rows.items():
@@ -92,7 +92,7 @@ def constant_answers(block: Summary, rows: dict[str, list[Row]]) -> list[tuple[s
     return found
 
 
-def one_class(rows: dict[str, list[Row]]) -> list[tuple[str, str]]:
+def one_class(rows: dict[str, list[CertifiedRow]]) -> list[tuple[str, str]]:
     """Defence and warning, for each whose certified answers are all of one class though the images are of several."""
     found = []
     for name, members in rows.items():
@@ -107,7 +107,7 @@ def one_class(rows: dict[str, list[Row]]) -> list[tuple[str, str]]:
     return found
 
 
-def _reason(block: Summary, name: str, rows: Sequence[Row]) -> str:
+def _reason(block: Summary, name: str, rows: Sequence[CertifiedRow]) -> str:
     abstained = block["abstained"][name]
     lead = f"abstains on {abstained['hits']} of {abstained['total']} images: "
     silent = [row for row in rows if row.prediction is None]

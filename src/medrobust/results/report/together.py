@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from medrobust.results.attacked import attack_title
 from medrobust.results.report.markdown import DAGGER, percent, plain, table_line
+from medrobust.results.rows.attacked import attack_title
 from medrobust.results.tables import Summary, middle_radius, number_key
 from medrobust.words import eps_text
 

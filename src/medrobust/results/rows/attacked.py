@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from medrobust.errors import RunError
 from medrobust.results.journal import checked_form, read
-from medrobust.results.records import Scope
+from medrobust.results.rows.certified import Scope
 from medrobust.results.tables import share_of
 from medrobust.words import eps_text
 

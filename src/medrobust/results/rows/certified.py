@@ -14,8 +14,8 @@ SCHEMA_VERSION = 3
 Scope = Literal["model", "tuned on input"]  # as in types.py, which would load torch
 
 
-class Key(NamedTuple):
-    """What a run holds once: an image, a noise level, a defence (with its finding, as `called` names both)."""
+class CertifiedKey(NamedTuple):
+    """Names a row within a run: an image, a noise level, a defence (with its finding, as `name_of` names both)."""
 
     id: str
     sigma: float
@@ -25,17 +25,17 @@ class Key(NamedTuple):
         return f"{self.id} at sigma {self.sigma:g} under {self.defence}"
 
 
-def called(defence: str, finding: str | None) -> str:
-    """What tables call a defence, or its answers about one finding.
+def name_of(defence: str, finding: str | None) -> str:
+    """The name of a defence in tables, or of its answers about one finding.
 
-    >>> called("zero-shot", None), called("zero-shot", "edema")
+    >>> name_of("zero-shot", None), name_of("zero-shot", "edema")
     ('zero-shot', 'zero-shot: edema')
     """
     return defence if finding is None else f"{defence}: {finding}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class CertifiedRow:
     """One certificate of one image at one sigma under one defence; raises ValueError where it contradicts itself.
 
     Of a task with findings there is a row for each: its classes are 0 (absent) and 1 (there), its `alpha` a part.
@@ -87,14 +87,14 @@ class Row:
             raise ValueError("; ".join(wrong))
 
     @property
-    def key(self) -> Key:
+    def key(self) -> CertifiedKey:
         """What names this row within a run."""
-        return Key(self.id, self.sigma, self.called)
+        return CertifiedKey(self.id, self.sigma, self.name)
 
     @property
-    def called(self) -> str:
+    def name(self) -> str:
         """The defence, with the finding where there is one."""
-        return called(self.defence, self.finding)
+        return name_of(self.defence, self.finding)
 
     @property
     def correct(self) -> bool:
@@ -109,18 +109,18 @@ _LISTS = {"grid"}
 _MAY_BE_NULL = {"clean", "selected", "prediction", "finding"}
 
 
-def to_line(row: Row) -> str:
-    """One line of ASCII JSON with its newline: keys in the order of `Row`, floats that read back to the same bits."""
+def to_line(row: CertifiedRow) -> str:
+    """One line of ASCII JSON with its newline: keys in their order, floats that read back to the same bits."""
     values = {field.name: getattr(row, field.name) for field in fields(row)}
     values |= {name: float(values[name]) for name in _FLOATS}
     values |= {name: [float(value) for value in values[name]] for name in _LISTS}
     return json.dumps(values, allow_nan=False) + "\n"
 
 
-def from_line(line: str) -> Row:
+def from_line(line: str) -> CertifiedRow:
     """The row of a line; raises ValueError that says what is wrong with it (JSONDecodeError where it is no JSON)."""
-    values = values_of(line, Row, SCHEMA_VERSION)
-    return Row(**{name: _typed(name, value) for name, value in values.items()})
+    values = values_of(line, CertifiedRow, SCHEMA_VERSION)
+    return CertifiedRow(**{name: _typed(name, value) for name, value in values.items()})
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -141,7 +141,7 @@ def _typed(name: str, value: Any) -> Any:
     raise ValueError(f"{name} is {value!r}")
 
 
-def recompute(row: Row) -> float:
+def recompute(row: CertifiedRow) -> float:
     """The radius from the counts of the record alone, by the rule of its `stopping`.
 
     Raises ValueError where the counts cannot have come from that rule.
@@ -154,6 +154,6 @@ def recompute(row: Row) -> float:
 CERTIFIED = Form(to_line, from_line, parts="images, sigmas or defences", command="certify")
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[CertifiedRow]:
     """All whole rows of a file; a torn last line is left out. Raises RunError naming file and line."""
     return read(path, CERTIFIED)
