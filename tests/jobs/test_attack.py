@@ -151,7 +151,7 @@ def test_rows_of_a_larger_eps_are_carried_over_or_those_of_that_eps_alone(tiny: 
 def test_a_picture_shows_the_smallest_eps_that_broke_its_image(tiny: Clip) -> None:
     siege, notes = toy_siege(tiny, 2 / 255, 6 / 255), Notes({}, {}, {}, {})
     attack_batch(siege, siege.fitted[0], read(siege.bench, range(5)), notes)
-    shown = {one["id"]: one["eps"] for one in notes.pictures["toy"]}
+    shown = {one.id: one.eps for one in notes.pictures["toy"]}
     assert shown == {"image 0": 2 / 255, "image 1": 6 / 255, "image 2": 6 / 255}
 
 
@@ -194,7 +194,7 @@ def test_an_attack_yaml_with_a_lone_eps_is_understood(folder: Path, experiment: 
         attack(experiment, GRADED, folder)
     summary = attack(experiment, STRONG, folder)
     assert (folder / "attacked.jsonl").read_bytes() == before
-    assert summary["attack"]["eps"] == [56 / 255]
+    assert summary.attacked.eps == (56 / 255,)
 
 
 def test_a_run_leaves_all_that_a_reader_needs(finished: Path, experiment: Experiment) -> None:
@@ -275,7 +275,7 @@ def test_a_larger_limit_goes_on(folder: Path, experiment: Experiment) -> None:
     before = (folder / "attacked.jsonl").read_bytes()
     summary = attack(experiment.model_copy(update={"limit": 6}), STRONG, folder)
     assert (folder / "attacked.jsonl").read_bytes().startswith(before)
-    assert summary["attack"]["images"] == 6
+    assert summary.attacked.images == 6
     with pytest.raises(RunError, match="holds 12 rows, asked for its first 10"):
         attack(experiment, STRONG, folder)
 
@@ -303,8 +303,8 @@ def test_certificates_and_attacks_of_one_experiment_share_a_folder(folder: Path,
         run(experiment.model_copy(update={"seed": 1}), folder)
     page = (folder / "report.html").read_text()
     summary = run(experiment.model_copy(update={"limit": 2}), folder)
-    assert summary["images"] == 2
-    assert summary["attack"]["images"] == 5
+    assert summary.images == 2
+    assert summary.attacked.images == 5
     settings = (folder / "experiment.yaml").read_bytes()
     record = (folder / "environment.json").read_bytes()
     both = (folder / "report.html").read_text()
@@ -331,7 +331,7 @@ def test_a_prompt_tuned_on_the_input_is_attacked_frozen(experiment: Experiment, 
     summary = attack(tuned, STRONG.model_copy(update={"sigma": 0.1}), tmp_path / "run")
     rows = read_attacked(tmp_path / "run" / "attacked.jsonl")
     assert {(row.scope, row.sigma) for row in rows} == {("tuned on input", 0.1)}
-    assert summary["attack"]["scope"] == {"tuned": "tuned on input"}
+    assert summary.attacked.scope == {"tuned": "tuned on input"}
     assert "prompt or tower frozen as tuned on the clean image" in (tmp_path / "run" / "report.html").read_text()
     with pytest.raises(AttackError, match="leave it out"):
         attack(experiment, STRONG.model_copy(update={"sigma": 0.1}), tmp_path / "other")
@@ -388,7 +388,8 @@ def test_a_row_reads_back_and_contradictions_are_refused(finished: Path) -> None
     assert row.title == f"pgd {Ball('linf', 56 / 255)}"
     for change, said in (
         ({"eps": 0.0}, "eps is 0"), ({"distance": 1.0}, "is outside of"), ({"broken_by": "clean"}, "differ"),
-        ({"label": "1"}, "label: "), ({"scope": "other"}, "scope: "), ({"schema_version": 2}, "schema_version is 2"),
+        ({"label": "1"}, "label is '1': "), ({"scope": "other"}, "scope is 'other': "),
+        ({"schema_version": 2}, "schema_version is 2"),
         ({"extra": 1}, "keys: extra"), ({"sigma": 0.1}, "with scope model"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
@@ -429,8 +430,8 @@ def test_the_standard_set_is_called_autoattack(
     monkeypatch.setattr(suite, "standard_set", lambda _classes: {"apgd-ce": suite.Apgd(steps=3)})
     one = experiment.model_copy(update={"limit": 3, "defences": DEFENCES[:1]})
     summary = attack(one, AttackSettings(), tmp_path / "run")
-    assert list(summary["robust_accuracy"]["zero-shot"]) == ["autoattack linf 8/255"]
-    assert not summary["attack"]["standard"]  # three classes
+    assert list(summary.attacked.robust_accuracy["zero-shot"]) == ["autoattack linf 8/255"]
+    assert not summary.attacked.standard  # three classes
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from medrobust.jobs.audit import Depth, audit, checks, forecast, sample
 from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.results import CertifiedRow, read_rows
-from medrobust.results.report.audited import all_findings
-from medrobust.results.rows.certified import to_line
+from medrobust.results.audit_summary import AuditSummary
+from medrobust.results.rows.certified import CERTIFIED
+from medrobust.results.values import from_json
 from medrobust.tell import Tell
 
 DEFENCES = (
@@ -59,13 +60,14 @@ def spoil(folder: Path, change: Callable[[CertifiedRow], CertifiedRow]) -> None:
     rows = read_rows(folder / "certified.jsonl")
     number = next(number for number, row in enumerate(rows) if row.radius > 0)
     rows[number] = change(rows[number])
-    (folder / "certified.jsonl").write_text("".join(map(to_line, rows)))
+    (folder / "certified.jsonl").write_text("".join(map(CERTIFIED.to_line, rows)))
 
 
 def test_a_sound_run_passes_every_check(folder: Path) -> None:
     said: list[str] = []
     found = audit(folder, SHALLOW, reporter=Tell(said.append))
-    assert all_findings(found) == []
+    assert from_json(AuditSummary, found).findings == ()
+    assert from_json(AuditSummary, found).to_text() == (folder / "audit.json").read_text()
     assert found["complete"]
     assert json.loads((folder / "audit.json").read_text()) == found
     assert found["settings"] == asdict(SHALLOW)

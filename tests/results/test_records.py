@@ -16,10 +16,11 @@ from specimens import specimen, study
 
 from medrobust.errors import RunError
 from medrobust.results.journal import Journal
-from medrobust.results.rows.certified import CERTIFIED, CertifiedKey, from_line, read_rows, recompute, to_line
+from medrobust.results.rows.certified import CERTIFIED, CertifiedKey, read_rows, recompute
 from medrobust.smoothing import bounds
 from medrobust.smoothing.sequential import certified_radius
 
+to_line, from_line = CERTIFIED.to_line, CERTIFIED.from_line
 ROWS = study((0.25,))[:7]
 PLAN = [row.key for row in ROWS]
 WHOLE = "".join(map(to_line, ROWS)).encode()
@@ -276,6 +277,6 @@ def test_a_missing_file_says_what_to_run(tmp_path: Path) -> None:
 
 
 def test_results_leave_torch_alone() -> None:
-    code = "import sys, medrobust.results, medrobust.results.report as _; "
+    code = "import sys, medrobust.results, medrobust.results.folder as _; "
     code += "sys.exit(bool({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

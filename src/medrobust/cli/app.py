@@ -14,6 +14,7 @@ import typer
 from medrobust.errors import MedrobustError
 
 if TYPE_CHECKING:
+    from medrobust.results import RunSummary
     from medrobust.tell import Tell
 
 app = typer.Typer(
@@ -92,9 +93,9 @@ def command_of(group: typer.Typer) -> Callable[[Callable[..., None]], Callable[.
     return register
 
 
-def tell(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
+def tell(summary: "RunSummary", folder: Path, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(summary, indent=2, sort_keys=True))
+        typer.echo(json.dumps(summary.to_json(), indent=2, sort_keys=True))
         return
     typer.echo((folder / "results.md").read_text(encoding="utf-8"))
     typer.echo(f"{folder / 'report.html'}", err=True)

@@ -61,6 +61,6 @@ def vqa(
     with reporter() as told:
         result = ask(asking, out, reporter=told)
     if as_json:
-        typer.echo(json.dumps(result, indent=2, sort_keys=True))
+        typer.echo(json.dumps(result.to_json(), indent=2, sort_keys=True))
         return
     typer.echo((out / "vqa.md").read_text(encoding="utf-8"))

@@ -24,13 +24,16 @@ def audit(
     """Recompute, attack and redraw a run's certificates; exit code 1 where one does not hold."""
     from medrobust.jobs.audit import Depth
     from medrobust.jobs.audit import audit as carry_out
-    from medrobust.results.report.audited import all_findings, audit_markdown
+    from medrobust.results.audit_summary import AuditSummary
+    from medrobust.results.sections.audited import audit_markdown
+    from medrobust.results.values import from_json
 
     depth = Depth(
         attacks=attacks, redraws=redraws, border=border, steps=steps, draws=draws, seed=seed, records_only=records_only
     )
     with reporter() as told:
         found = carry_out(folder, depth, reporter=told)
-    typer.echo(json.dumps(found, indent=2) if as_json else audit_markdown(found))
-    if all_findings(found):
+    summary = from_json(AuditSummary, found)
+    typer.echo(json.dumps(found, indent=2) if as_json else audit_markdown(summary))
+    if summary.findings:
         raise typer.Exit(1)

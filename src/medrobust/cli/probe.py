@@ -71,6 +71,6 @@ def probe(
     with reporter() as told:
         result = carry_out(model, checked(values, "command line"), settings, out, reporter=told)
     if as_json:
-        typer.echo(json.dumps(result, indent=2, sort_keys=True))
+        typer.echo(json.dumps(result.to_json(), indent=2, sort_keys=True))
         return
     typer.echo((out / "probe.md").read_text(encoding="utf-8"))

@@ -6,7 +6,6 @@ Reference: Han et al., Findings of EMNLP 2024, arXiv 2407.02716 (the downstream 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,20 +16,22 @@ from medrobust.jobs.bench import check_same, record_of
 from medrobust.machine import describe
 from medrobust.models.clip import Clip
 from medrobust.results import Journal
-from medrobust.results.journal import read
-from medrobust.results.tables import share_of
+from medrobust.results.journal import read_journal
+from medrobust.results.shares import share_of
+from medrobust.results.values import write_sorted
 from medrobust.tell import Tell
 from medrobust.vqa.answer import Learned, answer_batch, learn_or_load
 from medrobust.vqa.learn import Asked
 from medrobust.vqa.questions import majority
 from medrobust.vqa.recipes import Settings, make_recipe
-from medrobust.vqa.rows import ANSWERED, AnsweredKey, AnsweredRow, answers_table, summarise_answers
+from medrobust.vqa.rows import ANSWERED, AnsweredKey, AnsweredRow
 from medrobust.vqa.settings import Asking, Room, announcement, claim, enter
+from medrobust.vqa.summary import AskedAttack, AskedModel, QuestionsUsed, VqaSummary, answers_table, summarise_answers
 
 BLIND = "blind"
 
 
-def ask(asking: Asking, out: Path, *, reporter: Tell | None = None) -> dict[str, Any]:
+def ask(asking: Asking, out: Path, *, reporter: Tell | None = None) -> VqaSummary:
     """Learn the recipes, answer the split's questions clean and attacked; vqa.json and vqa.md are written.
 
     An interrupted run goes on where it stopped. Raises MedrobustError, with everything already written intact.
@@ -44,7 +45,7 @@ def ask(asking: Asking, out: Path, *, reporter: Tell | None = None) -> dict[str,
     learned = learn_all(asking, settings, room, out, tell)
     keep_environment(out, room.model, learned)
     answer_all(asking, room, learned, out, tell)
-    return publish(asking, room, out)
+    return publish_answers(asking, room, out)
 
 
 def answer_all(asking: Asking, room: Room, learned: Sequence[Learned], out: Path, tell: Tell) -> None:
@@ -90,38 +91,36 @@ def learn_all(asking: Asking, settings: dict[str, Settings], room: Room, out: Pa
     ]  # fmt: skip
 
 
-def publish(asking: Asking, room: Room, out: Path) -> dict[str, Any]:
+def publish_answers(asking: Asking, room: Room, out: Path) -> VqaSummary:
     """vqa.json and vqa.md from the rows. Raises RunError."""
-    rows, taught, asked = read(out / "answered.jsonl", ANSWERED), room.fit.questions, room.test.questions
+    rows, taught, asked = read_journal(out / "answered.jsonl", ANSWERED), room.fit.questions, room.test.questions
     found, often = summarise_answers(rows), majority(taught)
-    blind = {part: values["clean"] for part, values in found.pop(BLIND).items()}
+    blind = {part: values.clean for part, values in found.pop(BLIND).items()}
     kinds = {part: [one for one in asked if part in (one.kind, "all")] for part in blind}
-    result = {
-        "schema_version": 1,
-        "model": {"name": room.model.name, "sha256": room.model.sha256},
-        "data": asking.data,
-        "split": asking.split,
-        "attack": {"name": "pgd", "steps": asking.attack_steps, "balls": [str(ball) for ball in asking.balls]},
-        "recipes": found,
-        "blind": blind,
-        "majority": {
+    result = VqaSummary(
+        model=AskedModel(room.model.name, room.model.sha256),
+        data=asking.data,
+        split=asking.split,
+        attack=AskedAttack("pgd", asking.attack_steps, tuple(str(ball) for ball in asking.balls)),
+        recipes=found,
+        blind=blind,
+        majority={
             part: share_of(one.truth == often.get(one.kind) for one in members) for part, members in kinds.items()
         },
-        "majority_answers": often,
-        "answers": len(room.vocabulary.answers),
-        "out_of_vocabulary": {
+        majority_answers=dict(often.items()),
+        answers=len(room.vocabulary.answers),
+        out_of_vocabulary={
             part: share_of(room.vocabulary.index_of(one.answer) is None for one in members)
             for part, members in kinds.items()
         },
-        "learned": {"split": asking.fit_split, "questions": len(taught), "images": len(room.fit.images)},
-        "asked": {"split": asking.split, "questions": len(asked), "images": len(room.test.images)},
-        "images_learned_and_asked": room.shared,
-        "other_language": room.read.other_language,
-        "kind_guessed": room.read.guessed,
-        "skipped": room.skipped,
-        "notice": "not a medical device",
-    }
-    replace_text(out / "vqa.json", json.dumps(result, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        learned=QuestionsUsed(asking.fit_split, len(taught), len(room.fit.images)),
+        asked=QuestionsUsed(asking.split, len(asked), len(room.test.images)),
+        images_learned_and_asked=room.shared,
+        other_language=room.read.other_language,
+        kind_guessed=room.read.guessed,
+        skipped=tuple(room.skipped),
+    )
+    write_sorted(out / "vqa.json", result.to_json())
     replace_text(out / "vqa.md", answers_table(result))
     return result
 

@@ -21,7 +21,8 @@ from medrobust.jobs.bench import (
 )
 from medrobust.jobs.experiment import Experiment, load_experiment
 from medrobust.jobs.fitting import Fitted, fit_all, tuned_on
-from medrobust.results import CERTIFIED, CertifiedKey, CertifiedRow, Journal, read_rows
+from medrobust.results import CERTIFIED, CertifiedKey, CertifiedRow, Journal, RunSummary, read_rows
+from medrobust.results.beside import Example, ExampleAnswer
 from medrobust.results.findings import joint
 from medrobust.results.folder import publish
 from medrobust.smoothing.certify import Certificate, Smoothing, certify, clean_answers
@@ -29,9 +30,10 @@ from medrobust.smoothing.encoding import make_sampler, seconds_a_copy
 from medrobust.smoothing.sampling import Sampler, encoders
 from medrobust.tell import Tell
 from medrobust.types import Classifier, Image
+from medrobust.words import duration
 
 
-def run(experiment: Experiment, out: Path, *, reporter: Tell | None = None) -> dict[str, Any]:
+def run(experiment: Experiment, out: Path, *, reporter: Tell | None = None) -> RunSummary:
     """Fit, certify and report one experiment into `out`; an interrupted one goes on where it stopped.
 
     The summary comes back. Raises MedrobustError, with everything already written intact.
@@ -157,27 +159,27 @@ def forecast(bench: Bench, fitted: Sequence[Fitted], sampler: Sampler, *, left: 
     lines.append(
         f"{len(bench.data)} images, {len(experiment.defences)} defences{each}, {shared} encoder(s) by "
         f"{', '.join(sampler.kernels)}, batch {sampler.batch}: {early}{draws * shared:,} encoder passes, "
-        f"{early or 'about '}{_duration(seconds)}{' left' if left < 1 else ''}"
+        f"{early or 'about '}{duration(seconds)}{' left' if left < 1 else ''}"
         f"{'; images stop as soon as they are decided' if early else ''}"
     )
     return lines
 
 
-def gallery(bench: Bench, out: Path, count: int = 8) -> list[dict[str, Any]]:
+def gallery(bench: Bench, out: Path, count: int = 8) -> list[Example]:
     """A few of the certified images for the report: one a class as far as they go."""
 
     def named(label: int | None) -> int | str | None:
         return bench.task.says(label) if bench.task.absent and label is not None else label
 
-    answers: dict[str, dict[str, Any]] = {}
+    answers: dict[str, dict[str, ExampleAnswer]] = {}
     for row in joint(read_rows(out / "certified.jsonl")):
         if row.sigma == bench.experiment.sigmas[0]:
-            answers.setdefault(row.id, {})[row.defence] = {"answer": named(row.prediction), "radius": row.radius}
+            answers.setdefault(row.id, {})[row.defence] = ExampleAnswer(named(row.prediction), row.radius)
     shown = []
     for number in range(min(count, len(bench.data))):
         item, picture = bench.data.ids[number], png(bench.data.read(number))
-        label = named(bench.data.targets[number])
-        shown.append({"png_base64": picture, "label": label, "answers": answers.get(item, {})})
+        label = bench.data.targets[number]
+        shown.append(Example(picture, bench.task.says(label) if bench.task.absent else label, answers.get(item, {})))
     return shown
 
 
@@ -188,9 +190,3 @@ def _row(
         id=item, label=label, defence=fitted.name, finding=fitted.finding, clean=clean, selection=smoothing.selection,
         seed=seed, **vars(found),
     )  # fmt: skip
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

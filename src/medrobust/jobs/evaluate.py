@@ -1,19 +1,19 @@
 """A full evaluation: the same images attacked and certified under the same defences, into one run folder."""
 
 from pathlib import Path
-from typing import Any
 
 from medrobust.jobs.attack import AttackSettings, attack
 from medrobust.jobs.attack.settings import check, tuned_in
 from medrobust.jobs.bench import check_settings, claim
 from medrobust.jobs.certify import run
 from medrobust.jobs.experiment import Experiment
+from medrobust.results import RunSummary
 from medrobust.tell import Tell
 
 
 def evaluate(
     experiment: Experiment, settings: AttackSettings, out: Path, *, reporter: Tell | None = None
-) -> dict[str, Any]:
+) -> RunSummary:
     """Attack, then certify every image under every defence; an interrupted evaluation goes on where it stopped.
 
     Prompts that are tuned on the input are attacked as they are tuned at the first sigma, whatever `settings` say. The

@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 from medrobust.attacks import AttackError, masking
 from medrobust.attacks.attack import in_batches
@@ -14,10 +13,11 @@ from medrobust.jobs.attack.work import Siege, attack_all, planned, read
 from medrobust.jobs.bench import Bench, check_settings, claim, keep_environment, keep_experiment, prepare
 from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.fitting import fit_all
-from medrobust.results import Journal
+from medrobust.results import Journal, RunSummary
 from medrobust.results.folder import republish
 from medrobust.results.rows.attacked import ATTACKED
 from medrobust.tell import Tell
+from medrobust.words import duration
 
 
 def attack(
@@ -27,7 +27,7 @@ def attack(
     *,
     reporter: Tell | None = None,
     bench: Bench | None = None,
-) -> dict[str, Any]:
+) -> RunSummary:
     """Attack every image of an experiment under every defence; an interrupted attack goes on where it stopped.
 
     With several eps, an image broken at one counts as broken at all larger ones, and is not attacked there.
@@ -52,10 +52,11 @@ def attack(
         keep_settings(out, settings)
         if not (out / "certified.jsonl").exists():
             keep_experiment(out, experiment)
-        tell.say(f"{len(journal.remaining)} of {len(plan)} to do; {_duration(seconds * len(journal.remaining))}")
+        told = f"at most about {duration(seconds * len(journal.remaining))} here, less where images break early"
+        tell.say(f"{len(journal.remaining)} of {len(plan)} to do; {told}")
         attack_all(siege, out, journal)
     summary = republish(out)
-    for defence, sentences in summary["attack"]["flags"].items():
+    for defence, sentences in summary.attacked.flags.items():
         for sentence in sentences:
             tell.say(f"{defence}: {sentence}")
     return summary
@@ -105,8 +106,3 @@ def look(siege: Siege) -> float:
     siege.tell.say(f"of {total} images, answered rightly without an attack: {', '.join(told)}")
     each = (time.perf_counter() - began) / (total * len(siege.fitted))
     return each * passes(siege.attacks, len(bench.task.classes))
-
-
-def _duration(seconds: float) -> str:
-    told = f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:,.0f} min"
-    return f"at most about {told} here, less where images break early"

@@ -6,12 +6,12 @@ It is written before the rows it speaks of, so a run that goes on after an inter
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medrobust.data.pictures import magnification, pictures
 from medrobust.files import replace_text
-from medrobust.results.folder import read_notes
+from medrobust.results.beside import BrokenImage, read_notes
 from medrobust.results.rows.attacked import AttackedRow
+from medrobust.results.values import to_json
 from medrobust.types import Image
 
 SHOWN = 3  # pictures a defence
@@ -23,7 +23,7 @@ class Notes:
 
     titles: dict[str, str]
     flags: dict[str, list[str]]
-    pictures: dict[str, list[dict[str, Any]]]
+    pictures: dict[str, list[BrokenImage]]
     black_box: dict[str, str | None]  # a flag over all rows, so it may change when more images are attacked
 
     @classmethod
@@ -32,7 +32,9 @@ class Notes:
         found = read_notes(out) if (out / "attacked.jsonl").exists() else None
         if found is None:
             return cls({}, {}, {}, {})
-        return cls(found["titles"], found["flags"], found["pictures"], found["black_box"])
+        flags = {name: list(sentences) for name, sentences in found.flags.items()}
+        shown = {name: list(broken) for name, broken in found.pictures.items()}
+        return cls(dict(found.titles), flags, shown, dict(found.black_box))
 
     def flag(self, defence: str, *sentences: str) -> None:
         """Add what was not said yet."""
@@ -42,17 +44,14 @@ class Notes:
     def show(self, row: AttackedRow, clean: Image, attacked: Image) -> None:
         """Keep pictures of an image that an attack broke, while there are few; each once, at its first eps."""
         there = self.pictures.setdefault(row.defence, [])
-        if row.broken_by in (None, "clean") or len(there) >= SHOWN or row.id in [one["id"] for one in there]:
+        by = row.broken_by
+        if by is None or by == "clean" or len(there) >= SHOWN or row.id in [one.id for one in there]:
             return
-        about = {"id": row.id, "label": row.label, "clean": row.clean, "answer": row.answer}
-        about |= {
-            "broken_by": row.broken_by,
-            "eps": row.eps,
-            "distance": row.distance,
-            "factor": magnification(clean, attacked),
-        }
-        there.append({**about, "pictures": pictures(clean, attacked)})
+        there.append(BrokenImage(
+            id=row.id, label=row.label, clean=row.clean, answer=row.answer, broken_by=by, eps=row.eps,
+            distance=row.distance, factor=magnification(clean, attacked), pictures=pictures(clean, attacked),
+        ))  # fmt: skip
 
     def keep(self, out: Path) -> None:
         """Write attacked.json whole or not at all. Raises RunError."""
-        replace_text(out / "attacked.json", json.dumps({"schema_version": 1, **vars(self)}, indent=2) + "\n")
+        replace_text(out / "attacked.json", json.dumps({"schema_version": 1, **to_json(self)}, indent=2) + "\n")

@@ -14,6 +14,7 @@ from medrobust.results import CertifiedRow, read_rows
 from medrobust.results.folder import republish
 from medrobust.smoothing.encoding import seconds_a_copy
 from medrobust.tell import Tell
+from medrobust.words import duration
 
 SCHEMA_VERSION = 1
 
@@ -34,7 +35,7 @@ def audit(folder: Path, depth: Depth | None = None, *, reporter: Tell | None = N
     _keep_each(folder, found, "records", records(rows, tell))
     if not depth.records_only:
         opened = reopen(folder, tell)
-        tell.say(f"about {_minutes(expected.passes, opened)} here")
+        tell.say(f"about {_time(expected.passes, opened)} here")
         _keep_each(folder, found, "attacks", attacks(rows, opened, depth, tell))
         _keep_each(folder, found, "redraws", redraws(rows, opened, depth, tell))
         _keep_each(folder, found, "borders", borders(rows, opened, depth, tell))
@@ -72,12 +73,12 @@ def forecast(rows: Sequence[CertifiedRow], depth: Depth) -> Forecast:
     return Forecast(int(passes), told)
 
 
-def _minutes(passes: int, opened: Reopened) -> str:
+def _time(passes: int, opened: Reopened) -> str:
     image = opened.bench.data.read(0).to(opened.bench.model.device)
     level = opened.bench.levels[0]
     first = [opened.fitted[0].classifier]
     seconds = passes * seconds_a_copy(first, image, level, opened.sampler)
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:,.0f} min"
+    return duration(seconds)
 
 
 def _keep_each(folder: Path, found: Audit, name: str, blocks: Iterator[Block]) -> None:

@@ -1,22 +1,19 @@
-"""Attacked images on disk: one JSON line an image, eps and defence; and what they add up to."""
+"""Attacked images on disk: one JSON line an image, eps and defence."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from medrobust.errors import RunError
-from medrobust.results.journal import checked_form, read
+from medrobust.results.journal import checked_form, read_journal
 from medrobust.results.rows.certified import Scope
-from medrobust.results.tables import share_of
 from medrobust.words import eps_text
 
 SCHEMA_VERSION = 1
 
 
 class AttackedKey(NamedTuple):
-    """What an attacked run holds once: an image, an eps and a defence."""
+    """Names a row within an attacked run: an image, an eps and a defence."""
 
     id: str
     eps: float
@@ -68,17 +65,17 @@ class AttackedRow:
 
     @property
     def key(self) -> AttackedKey:
-        """What names this row within a run."""
+        """Its name within a run."""
         return AttackedKey(self.id, self.eps, self.defence)
 
     @property
     def title(self) -> str:
-        """What tables call this attack."""
+        """The name of this attack in tables."""
         return attack_title(self.attack, self.norm, self.eps)
 
 
 def attack_title(attack: str, norm: str, eps: float) -> str:
-    """What tables call a set of attacks in a ball.
+    """The name of a set of attacks in a ball, in tables.
 
     >>> attack_title("autoattack", "linf", 8 / 255)
     'autoattack linf 8/255'
@@ -91,54 +88,4 @@ ATTACKED = checked_form(AttackedRow, SCHEMA_VERSION, parts="images or defences",
 
 def read_attacked(path: Path) -> list[AttackedRow]:
     """All whole rows of a file; a torn last line is left out. Raises RunError naming file and line."""
-    return read(path, ATTACKED)
-
-
-def summarise_attack(rows: Sequence[AttackedRow]) -> dict[str, Any]:
-    """What attacks add to summary.json: `robust_accuracy`, and `attack` with what it is read against.
-
-    Clean accuracy is that of the same images. With several eps, `broken_by` counts what any of those up to it broke.
-    Raises RunError where rows of several attacks are mixed.
-    """
-    if len({(row.attack, row.norm, row.seed) for row in rows}) > 1:
-        raise RunError("rows of several attacks are mixed; attack each into its own --out")
-    first, levels = rows[0], sorted({row.eps for row in rows})
-    groups: dict[str, list[AttackedRow]] = {}
-    for row in rows:
-        groups.setdefault(row.defence, []).append(row)
-    clean = {name: [row for row in members if row.eps == levels[0]] for name, members in groups.items()}
-    return {
-        "robust_accuracy": {
-            name: {title: share_of(row.broken_by is None for row in part) for title, part in _by_title(members)}
-            for name, members in groups.items()
-        },
-        "attack": {
-            "name": first.attack,
-            "norm": first.norm,
-            "eps": levels,
-            "standard": all(row.standard for row in rows),
-            "images": len({row.id for row in rows}),
-            "defences": list(groups),
-            "scope": {name: members[0].scope for name, members in groups.items()},
-            "sigma": next((row.sigma for row in rows if row.sigma is not None), None),
-            "clean_accuracy": {
-                name: share_of(row.broken_by != "clean" for row in members) for name, members in clean.items()
-            },
-            "broken_by": {
-                name: {title: _counts(part) for title, part in _by_title(members)} for name, members in groups.items()
-            },
-        },
-    }
-
-
-def _by_title(rows: Sequence[AttackedRow]) -> list[tuple[str, list[AttackedRow]]]:
-    """The rows of each eps, the smallest first."""
-    groups: dict[float, list[AttackedRow]] = {}
-    for row in sorted(rows, key=lambda row: row.eps):
-        groups.setdefault(row.eps, []).append(row)
-    return [(members[0].title, members) for members in groups.values()]
-
-
-def _counts(rows: Sequence[AttackedRow]) -> dict[str, int]:
-    found = [row.broken_by for row in rows if row.broken_by not in (None, "clean")]
-    return {str(name): found.count(name) for name in dict.fromkeys(found)}
+    return read_journal(path, ATTACKED)
