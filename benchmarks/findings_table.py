@@ -9,7 +9,6 @@ benchmarks/child_chest.yaml, and its tables go between the marks of docs/evidenc
 
 import argparse
 import csv
-import json
 import os
 import sys
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any
 import numpy as np
 from product import ROOT, carry_out, fill, keep
 
-from medrobust.results.report.markdown import markdown_table
+from medrobust.results import read_summary
+from medrobust.results.sections.certificates import markdown_table
 
 IMAGES = "chest_pneumonia_224_subset.npz"
 MARKS = ("PNEUMONIA", "bacteria", "virus")  # of the findings, in the names of the collection's files
@@ -40,9 +40,9 @@ def main() -> None:
     for defence in DEFENCES:
         command += ["--defence", defence]
     carry_out(out / "summary.json", command, dry=False)
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    keep("findings", summary)
-    fill("findings", markdown_table(summary).strip())
+    summary = read_summary(out / "summary.json")
+    keep("findings", summary.to_json())
+    fill("findings", markdown_table(summary.levels).strip())
 
 
 def _write_labelled(archive: Path, folder: Path) -> None:

@@ -9,7 +9,6 @@ the runs' images took. Tables go between the marks of docs/evidence/at-224-pixel
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -24,8 +23,8 @@ from speed_networks import MEAN, STD, network, picture
 
 from medrobust.models import load
 from medrobust.models.clip import clip_tower
-from medrobust.results import read_rows
-from medrobust.results.report.markdown import markdown_table
+from medrobust.results import read_rows, read_summary
+from medrobust.results.sections.certificates import markdown_table
 from medrobust.smoothing.certify import Smoothing
 from medrobust.smoothing.encoding import EncoderChoice, choose_sampler, seconds_a_copy
 from medrobust.types import Classifier
@@ -81,9 +80,9 @@ def _run(name: str, kind: str, arguments: argparse.Namespace) -> None:
 
 
 def _section(name: str, out: Path) -> str:
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    keep(f"large-{name}", summary)
-    return f"**{SETS[name][2]}**\n\n{markdown_table(summary)}"
+    summary = read_summary(out / "summary.json")
+    keep(f"large-{name}", summary.to_json())
+    return f"**{SETS[name][2]}**\n\n{markdown_table(summary.levels)}"
 
 
 def _cost(arguments: argparse.Namespace) -> dict[str, Any]:

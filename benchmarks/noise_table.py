@@ -8,18 +8,19 @@ docs/evidence/upstream-noise.md are written anew, with the change against no att
 as docs/evidence/data/noise*.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
 from product import DATA, carry_out, fill, keep, parser_of
 
+if TYPE_CHECKING:
+    from medrobust.results.upstream import ProbeSummary
+
 PLAN = yaml.safe_load(Path(__file__).with_name("noise.yaml").read_text(encoding="utf-8"))
-Probed = dict[str, Any]  # as in probe.json
 DRAWS = 4000
 TITLES = {"blood": "blood cells", "chest": "chest X-rays"}
 
@@ -44,26 +45,28 @@ def main() -> None:
             str(arguments.out / name),
         ], dry=arguments.dry, home=arguments.data)  # fmt: skip
     if not arguments.dry:
-        found = {name: json.loads((arguments.out / name / "probe.json").read_text()) for name in PLAN["data"]}
-        _write(arguments.out, found)
+        from medrobust.results.upstream import read_probe
+
+        _write(arguments.out, {name: read_probe(arguments.out / name / "probe.json") for name in PLAN["data"]})
 
 
-def _write(out: Path, found: Mapping[str, Probed]) -> None:
-    from medrobust.results.report.probed import noise_markdown
+def _write(out: Path, found: Mapping[str, "ProbeSummary"]) -> None:
+    from medrobust.results.sections.probed import upstream_markdown
     from medrobust.results.upstream import mean_spectra
+    from medrobust.results.values import to_json
 
     blocks = []
     told = {}
     for name, probed in found.items():
         shutil.copyfile(out / name / "noise.svg", DATA / f"noise-{name}.svg")
         changes = _changes(out / name, probed)
-        spectra = {f"{100 * share:g} %": one for share, one in mean_spectra(probed["models"]).items()}
-        told[name] = {"curves": probed["noise_curves"], "changes": changes, "spectra": spectra}
-        entropy = ", ".join(f"{share}: {one['entropy']:.3f}" for share, one in spectra.items())
+        spectra = {f"{100 * share:g} %": one for share, one in mean_spectra(probed.models).items()}
+        told[name] = to_json({"curves": probed.noise_curves, "changes": changes, "spectra": spectra})
+        entropy = ", ".join(f"{share}: {one.entropy:.3f}" for share, one in spectra.items())
         blocks += [
             f"**{TITLES[name]}**",
             f"![{TITLES[name]}](data/noise-{name}.svg)",
-            noise_markdown(probed).strip(),
+            upstream_markdown(probed).strip(),
             _change_table(changes),
             f"Entropy of the spectrum, in nats: {entropy}.",
         ]
@@ -71,7 +74,7 @@ def _write(out: Path, found: Mapping[str, Probed]) -> None:
     fill("noise", "\n\n".join(blocks))
 
 
-def _changes(folder: Path, probed: Probed) -> dict[str, dict[str, dict[str, list[float]]]]:
+def _changes(folder: Path, probed: "ProbeSummary") -> dict[str, dict[str, dict[str, list[float]]]]:
     """For each recipe, column and share: points gained against share 0, and the interval of `_bootstrap`."""
     hits = _hits(folder, probed)
     changes: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -82,15 +85,17 @@ def _changes(folder: Path, probed: Probed) -> dict[str, dict[str, dict[str, list
     return changes
 
 
-def _hits(folder: Path, probed: Probed) -> dict[tuple[str, str, float], dict[int, np.ndarray]]:
+def _hits(folder: Path, probed: "ProbeSummary") -> dict[tuple[str, str, float], dict[int, np.ndarray]]:
     """By recipe, column and share, and then by seed: 1 for each image answered rightly, in the order of the ids."""
-    from medrobust.results.attacked import read_attacked
+    from medrobust.results.rows.attacked import read_attacked
 
     hits: dict[tuple[str, str, float], dict[int, np.ndarray]] = {}
-    for name, model in probed["models"].items():
+    for name, model in probed.models.items():
+        if model.noise is None:
+            continue
         rows = sorted(read_attacked(folder / name / "attacked.jsonl"), key=lambda row: row.id)
-        share, seed = model["noise"]["share"], model["noise"]["seed"]
-        for recipe in model["clean_accuracy"]:
+        share, seed = model.noise.share, model.noise.seed
+        for recipe in model.clean_accuracy:
             broken = [row.broken_by for row in rows if row.defence == recipe]
             hits.setdefault((recipe, "clean", share), {})[seed] = np.array([by != "clean" for by in broken], float)
             hits.setdefault((recipe, "robust", share), {})[seed] = np.array([by is None for by in broken], float)

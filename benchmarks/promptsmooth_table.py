@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from product import ROOT, fill, keep
@@ -26,10 +25,11 @@ from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.parts import CertifySettings
 from medrobust.jobs.run import run
 from medrobust.machine import use_threads
-from medrobust.results import Row, paired_gain, read_rows
-from medrobust.results.report.markdown import markdown_table, percent, table_line
-from medrobust.results.tables import number_key
+from medrobust.results import CertifiedRow, RunSummary, paired_gain, read_rows
+from medrobust.results.markdown import table_line
+from medrobust.results.sections.certificates import markdown_table
 from medrobust.tell import Tell
+from medrobust.words import percent
 
 SETTINGS = Path(__file__).with_name("promptsmooth_settings.yaml")
 TITLES = {"blood": "Blood cells, 28 px (8 classes)", "chest": "Chest X-rays, 28 px (2 classes)"}
@@ -52,7 +52,7 @@ def main() -> None:
         if arguments.rows:
             print(parts[-1], flush=True)
         else:
-            keep(f"promptsmooth-{name}", summary)
+            keep(f"promptsmooth-{name}", summary.to_json())
     if not arguments.rows:
         fill("promptsmooth tables", "\n\n".join(parts))
 
@@ -63,14 +63,14 @@ def _both_towers(arguments: argparse.Namespace) -> None:
     for name in arguments.sets:
         text, rows, _ = _carried_out(name, arguments, TEXT, arguments.out / f"{name}-text")
         both, more, _ = _carried_out(name, arguments, BOTH, arguments.out / name)
-        keep(f"promptsmooth-both-{name}", both)
+        keep(f"promptsmooth-both-{name}", both.to_json())
         parts.append(_short(name, [text, both], [*rows, *(row for row in more if row.defence != "zero-shot")]))
     fill("promptsmooth++ tables", "\n\n".join(parts))
 
 
 def _carried_out(
     name: str, arguments: argparse.Namespace, wanted: Sequence[str], out: Path
-) -> tuple[dict[str, Any], list[Row], Experiment]:
+) -> tuple[RunSummary, list[CertifiedRow], Experiment]:
     experiment = _experiment(name, getattr(arguments, name), arguments, wanted)
     began = time.perf_counter()
     use_threads(experiment.threads)
@@ -107,7 +107,7 @@ def _rows(choices: Sequence[Choice], wanted: Sequence[str]) -> tuple[Choice, ...
     return tuple(choice for choice in choices if not wanted or choice.name in wanted)
 
 
-def _section(name: str, summary: dict[str, Any], rows: Sequence[Row], experiment: Experiment) -> str:
+def _section(name: str, summary: RunSummary, rows: Sequence[CertifiedRow], experiment: Experiment) -> str:
     settings = certify_of(experiment)
     labels = [choice.name for choice in experiment.defences if choice.name != "zero-shot"]
     compared = [pair for pair in COMPARED if pair[0] in settings.sigmas]
@@ -118,26 +118,26 @@ def _section(name: str, summary: dict[str, Any], rows: Sequence[Row], experiment
         lines.append(f"| {label} | " + " | ".join(f"{g.points:+.1f} ({_p(g.p_value)})" for g in gains) + " |")
     gains_table = "\n".join(lines)
     return (
-        f"## {TITLES[name]}\n\n{summary['images']} test images in turn from every class, n = {settings.draws}, "
-        f"alpha = {settings.alpha:g}, seed {experiment.seed}.\n\n{markdown_table(summary)}\n"
+        f"## {TITLES[name]}\n\n{summary.images} test images in turn from every class, n = {settings.draws}, "
+        f"alpha = {settings.alpha:g}, seed {experiment.seed}.\n\n{markdown_table(summary.levels)}\n"
         f"Points of certified accuracy gained over zero-shot on the same images (McNemar's exact p):\n\n{gains_table}"
     )
 
 
-def _short(name: str, summaries: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
+def _short(name: str, summaries: Sequence[RunSummary], rows: Sequence[CertifiedRow]) -> str:
     """Certified accuracy at two radii, against zero-shot, and images of which all copies get one class."""
     heads = [f"σ {s:g}, r {r:g}" for s, r in COMPARED]
     lines = [
-        f"**{TITLES[name]}**, {summaries[0]['images']} images", "",
+        f"**{TITLES[name]}**, {summaries[0].images} images", "",
         "| defence | scope | clean | " + " | ".join(heads) + " | one class alone at σ 0.25 |",
         "| --- | --- | ---: |" + " ---: |" * (len(heads) + 1),
     ]  # fmt: skip
     for label in dict.fromkeys(row.defence for row in rows):
-        summary = next(one for one in summaries if label in one["defences"])
-        scope = summary["scope"][label]
-        cells = [label + " †" * (scope != "model"), scope, percent(summary["clean_accuracy"][label])]
+        levels = next(one.levels for one in summaries if label in one.levels[0].defences)
+        scope = levels[0].scope[label]
+        cells = [label + " †" * (scope != "model"), scope, percent(levels[0].clean_accuracy[label])]
         for sigma, radius in COMPARED:
-            there = summary["by_sigma"][number_key(sigma)]["certified_accuracy"][label][number_key(radius)]
+            there = next(one for one in levels if one.sigma == sigma).certified_accuracy[label][radius]
             p_value = paired_gain(rows, label, "zero-shot", sigma, radius).p_value
             cells.append(percent(there) + (f", {_p(p_value)}" if label != "zero-shot" else ""))
         mine = [row for row in rows if row.defence == label and row.sigma == 0.25]

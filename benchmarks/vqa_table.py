@@ -13,7 +13,7 @@ from pathlib import Path
 from product import DATA, carry_out, fill, parser_of
 from scipy.stats import binomtest
 
-from medrobust.results.journal import read
+from medrobust.results.journal import read_journal
 from medrobust.vqa.rows import ANSWERED, AnsweredRow
 
 COMMAND = [
@@ -42,7 +42,7 @@ def main() -> None:
 
 def _paired(out: Path) -> str:
     """Questions that one recipe alone answers rightly, and the exact McNemar p of the difference, all questions."""
-    rows = read(out / "answered.jsonl", ANSWERED)
+    rows = read_journal(out / "answered.jsonl", ANSWERED)
     by = {(row.recipe, row.id): row for row in rows}
     ids = dict.fromkeys(row.id for row in rows)
     columns: dict[str, Callable[[AnsweredRow], bool]] = {

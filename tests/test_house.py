@@ -35,7 +35,7 @@ def test_the_floors_hold(house: Path) -> None:
 @pytest.mark.parametrize(
     ("lower", "higher"),
     [("smoothing/bounds.py", "medrobust.models"), ("seeds.py", "medrobust.data.task"),
-     ("defences/vote.py", "medrobust.pairs.batches"), ("results/records.py", "medrobust.jobs.certify")],
+     ("defences/vote.py", "medrobust.pairs.batches"), ("results/rows/certified.py", "medrobust.jobs.certify")],
 )  # fmt: skip
 def test_a_planted_violation_of_the_floors_is_found(house: Path, lower: str, higher: str) -> None:
     with (house / "src" / "medrobust" / lower).open("a") as file:

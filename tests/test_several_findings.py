@@ -13,7 +13,7 @@ from medrobust.cli import app
 from medrobust.errors import ConfigError, SmoothingError
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.run import run
-from medrobust.results import Row, read_rows, recompute
+from medrobust.results import CertifiedRow, read_rows, recompute
 from medrobust.seeds import stream
 from medrobust.tell import Tell
 
@@ -63,7 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, paints: Path, taught_chec
     return out, told
 
 
-def without_name(row: Row) -> dict[str, object]:
+def without_name(row: CertifiedRow) -> dict[str, object]:
     return {key: value for key, value in vars(row).items() if key not in ("finding", "defence")}
 
 
@@ -145,7 +145,7 @@ def test_an_audit_finds_its_way(finished: tuple[Path, list[str]], tmp_path: Path
     depth = AuditSettings(
         attacks=1, steps=2, draws=4, restarts=1, judge=64, redraws=2, repeats=1, reference=200, border=0
     )
-    found = audit(tmp_path / "run", depth)
+    found = audit(tmp_path / "run", depth).to_json()
     assert found["complete"]
     assert found["redraws"]["findings"] == []
     assert found["redraws"]["defences"]["coop: red paint"]["replayed"] == 2

@@ -20,7 +20,7 @@ from medrobust.data.task import Dataset, Task
 from medrobust.defences import make
 from medrobust.errors import RunError
 from medrobust.jobs.attack import keep_notes, look, work
-from medrobust.jobs.attack.notes import AttackNotes
+from medrobust.jobs.attack.notes import GatheredNotes
 from medrobust.jobs.attack.settings import attacks_of, passes
 from medrobust.jobs.attack.work import Attacking, attack_batch, black_box, read, units_of, work_on
 from medrobust.jobs.bench import Bench, prepare
@@ -30,8 +30,8 @@ from medrobust.jobs.folder import RunFolder
 from medrobust.jobs.parts import AttackSettings
 from medrobust.jobs.run import run
 from medrobust.models.clip import Clip
-from medrobust.results import Journal
-from medrobust.results.attacked import ATTACKED, AttackedKey, AttackedRow, read_attacked
+from medrobust.results import Journal, RunSummary
+from medrobust.results.rows.attacked import ATTACKED, AttackedKey, AttackedRow, read_attacked
 from medrobust.tell import Tell
 from medrobust.types import Classifier, Images, Labels
 
@@ -45,7 +45,7 @@ GRADED = AttackSettings(attacks=("pgd",), eps=(56 / 255, 28 / 255), batch=2)
 FILES = ("attacked.jsonl", "attacked.json", "summary.json", "report.html", "results.md", "experiment.yaml")
 
 
-def attack(experiment: Experiment, settings: AttackSettings, out: Path, **how: Any) -> dict[str, Any]:
+def attack(experiment: Experiment, settings: AttackSettings, out: Path, **how: Any) -> RunSummary:
     return run(experiment.model_copy(update={"attack": settings, "certify": None}), out, **how)
 
 
@@ -97,7 +97,7 @@ def toy_job(
 def toy_rows(opened: Attacking) -> dict[AttackedKey, AttackedRow]:
     numbers, size = range(len(opened.bench.data)), opened.settings.batch
     parts = [read(opened.bench, numbers[start : start + size]) for start in numbers[::size]]
-    notes = AttackNotes.empty()
+    notes = GatheredNotes.empty()
     return {row.key: row for part in parts for row in attack_batch(opened, opened.fitted[0], part, notes)}
 
 
@@ -159,9 +159,9 @@ def test_rows_of_a_larger_eps_are_carried_over_or_those_of_that_eps_alone(tiny: 
 
 
 def test_a_picture_shows_the_smallest_eps_that_broke_its_image(tiny: Clip) -> None:
-    opened, notes = toy_job(tiny, 2 / 255, 6 / 255), AttackNotes.empty()
+    opened, notes = toy_job(tiny, 2 / 255, 6 / 255), GatheredNotes.empty()
     attack_batch(opened, opened.fitted[0], read(opened.bench, range(5)), notes)
-    shown = {one["id"]: one["eps"] for one in notes.pictures["toy"]}
+    shown = {one.id: one.eps for one in notes.pictures["toy"]}
     assert shown == {"image 0": 2 / 255, "image 1": 6 / 255, "image 2": 6 / 255}
 
 
@@ -208,7 +208,7 @@ def test_settings_with_a_lone_eps_are_understood(folder: Path, experiment: Exper
         attack(experiment, GRADED, folder)
     summary = attack(experiment, STRONG, folder)
     assert (folder / "attacked.jsonl").read_bytes() == before
-    assert summary["attack"]["eps"] == [56 / 255]
+    assert summary.attacked.eps == (56 / 255,)
 
 
 def test_a_run_leaves_all_that_a_reader_needs(finished: Path, experiment: Experiment) -> None:
@@ -238,7 +238,7 @@ def test_rows_can_be_made_again(finished: Path, experiment: Experiment) -> None:
     bench = prepare(experiment)
     fitted = fit_all(bench, finished, Tell(), learn=False)
     opened = Attacking(bench, fitted, STRONG, attacks_of(STRONG, 3))
-    made = attack_batch(opened, fitted[1], read(bench, [2, 3]), AttackNotes.empty())
+    made = attack_batch(opened, fitted[1], read(bench, [2, 3]), GatheredNotes.empty())
     rows = {row.key: row for row in read_attacked(finished / "attacked.jsonl")}
     assert [rows[row.key] for row in made] == made
 
@@ -291,7 +291,7 @@ def test_a_larger_limit_goes_on(folder: Path, experiment: Experiment) -> None:
     before = (folder / "attacked.jsonl").read_bytes()
     summary = attack(experiment.changed(**{"limit": 6}), STRONG, folder)
     assert (folder / "attacked.jsonl").read_bytes().startswith(before)
-    assert summary["attack"]["images"] == 6
+    assert summary.attacked.images == 6
     with pytest.raises(RunError, match="holds 12 rows, asked for its first 10"):
         attack(experiment, STRONG, folder)
 
@@ -319,8 +319,8 @@ def test_certificates_and_attacks_of_one_experiment_share_a_folder(folder: Path,
         run(experiment.changed(**{"seed": 1}), folder)
     page = (folder / "report.html").read_text()
     summary = run(experiment.changed(**{"limit": 2}), folder)
-    assert summary["images"] == 2
-    assert summary["attack"]["images"] == 5
+    assert summary.images == 2
+    assert summary.attacked.images == 5
     settings = (folder / "experiment.yaml").read_bytes()
     record = (folder / "environment.json").read_bytes()
     both = (folder / "report.html").read_text()
@@ -348,7 +348,7 @@ def test_a_prompt_tuned_on_the_input_is_attacked_frozen(experiment: Experiment, 
     summary = attack(tuned, STRONG.model_copy(update={"sigma": 0.1}), tmp_path / "run")
     rows = read_attacked(tmp_path / "run" / "attacked.jsonl")
     assert {(row.scope, row.sigma) for row in rows} == {("tuned on input", 0.1)}
-    assert summary["attack"]["scope"] == {"tuned": "tuned on input"}
+    assert summary.attacked.scope == {"tuned": "tuned on input"}
     assert "prompt or tower frozen as tuned on the clean image" in (tmp_path / "run" / "report.html").read_text()
     with pytest.raises(AttackError, match="leave it out"):
         attack(experiment, STRONG.model_copy(update={"sigma": 0.1}), tmp_path / "other")
@@ -383,7 +383,7 @@ def test_flags_are_said_shown_and_kept(tmp_path: Path, tiny: Clip) -> None:
             done = work_on(opened)(unit)
             keep_notes(RunFolder(tmp_path), done.notes)
             journal.append(done.rows)
-    kept = AttackNotes.open(tmp_path)
+    kept = GatheredNotes.open(tmp_path)
     assert any("gradient by the pixels is zero" in sentence for sentence in kept.flags["toy"])
     rows = [row for row in read_attacked(tmp_path / "attacked.jsonl") if row.eps == 6 / 255]
     broken = sum(row.broken_by == "square" for row in rows)
@@ -411,7 +411,8 @@ def test_a_row_reads_back_and_contradictions_are_refused(finished: Path) -> None
     assert row.title == f"pgd {Ball('linf', 56 / 255)}"
     for change, said in (
         ({"eps": 0.0}, "eps is 0"), ({"distance": 1.0}, "is outside of"), ({"broken_by": "clean"}, "differ"),
-        ({"label": "1"}, "label: "), ({"scope": "other"}, "scope: "), ({"schema_version": 2}, "schema_version is 2"),
+        ({"label": "1"}, "label is '1': "), ({"scope": "other"}, "scope is 'other': "),
+        ({"schema_version": 2}, "schema_version is 2"),
         ({"extra": 1}, "keys: extra"), ({"sigma": 0.1}, "with scope model"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
@@ -452,8 +453,8 @@ def test_the_standard_set_is_called_autoattack(
     monkeypatch.setattr(suite, "standard_set", lambda _classes: {"apgd-ce": suite.Apgd(steps=3)})
     one = experiment.changed(**{"limit": 3, "defences": DEFENCES[:1]})
     summary = attack(one, AttackSettings(), tmp_path / "run")
-    assert list(summary["robust_accuracy"]["zero-shot"]) == ["autoattack linf 8/255"]
-    assert not summary["attack"]["standard"]  # three classes
+    assert list(summary.attacked.robust_accuracy["zero-shot"]) == ["autoattack linf 8/255"]
+    assert not summary.attacked.standard  # three classes
 
 
 def test_settings_reach_the_attacks_and_are_told(experiment: Experiment, tmp_path: Path) -> None:

@@ -11,19 +11,27 @@ from typer.testing import CliRunner, Result
 
 from medrobust.cli import app
 from medrobust.errors import RunError
-from medrobust.jobs.audit import audit, checks, forecast, sample
+from medrobust.jobs.audit import audit as carry_out
+from medrobust.jobs.audit import checks, forecast, sample
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.parts import AuditSettings
 from medrobust.jobs.run import run
-from medrobust.results import Row, read_rows
-from medrobust.results.records import to_line
-from medrobust.results.report.audited import all_findings
+from medrobust.results import CertifiedRow, read_rows
+from medrobust.results.audit_summary import AuditSummary
+from medrobust.results.rows.certified import CERTIFIED
+from medrobust.results.values import from_json
 from medrobust.tell import Tell
 
 DEFENCES = (
     Choice(defence="zero-shot"),
     Choice(defence="promptsmooth", name="tuned", settings={"mode": "zero-shot", "draws": 4, "tune_lr": 0.05}),
 )
+
+
+def audit(folder: Path, settings: AuditSettings | None = None, **how: Any) -> dict[str, Any]:
+    return carry_out(folder, settings, **how).to_json()
+
+
 SHALLOW = AuditSettings(
     attacks=3, redraws=2, border=1, steps=2, draws=4, restarts=1, judge=300, reference=1000, tries=20
 )
@@ -57,18 +65,19 @@ def invoke(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def spoil(folder: Path, change: Callable[[Row], Row]) -> None:
+def spoil(folder: Path, change: Callable[[CertifiedRow], CertifiedRow]) -> None:
     """Change the first certified row."""
     rows = read_rows(folder / "certified.jsonl")
     number = next(number for number, row in enumerate(rows) if row.radius > 0)
     rows[number] = change(rows[number])
-    (folder / "certified.jsonl").write_text("".join(map(to_line, rows)))
+    (folder / "certified.jsonl").write_text("".join(map(CERTIFIED.to_line, rows)))
 
 
 def test_a_sound_run_passes_every_check(folder: Path) -> None:
     said: list[str] = []
     found = audit(folder, SHALLOW, tell=Tell(said.append))
-    assert all_findings(found) == []
+    assert from_json(AuditSummary, found).findings == ()
+    assert from_json(AuditSummary, found).to_text() == (folder / "audit.json").read_text()
     assert found["complete"]
     assert json.loads((folder / "audit.json").read_text()) == found
     assert found["settings"] == dict(SHALLOW)

@@ -127,7 +127,7 @@ def test_other_radii_are_only_another_table_where_they_decide_nothing(experiment
     run(fixed, tmp_path / "run")
     before = (tmp_path / "run" / "certified.jsonl").read_bytes()
     summary = run(fixed.changed(**{"radii": (0.0, 0.3)}), tmp_path / "run")
-    assert summary["radii"] == [0.0, 0.3]
+    assert summary.levels[0].radii == (0.0, 0.3)
     assert (tmp_path / "run" / "certified.jsonl").read_bytes() == before
 
 

@@ -15,8 +15,9 @@ from medrobust.attacks.pgd import Pgd
 from medrobust.cli import app
 from medrobust.jobs.attack import work
 from medrobust.results import read_rows
-from medrobust.results.attacked import read_attacked
-from medrobust.results.report.markdown import percent
+from medrobust.results.rows.attacked import read_attacked
+from medrobust.smoothing.bounds import Interval
+from medrobust.words import percent
 
 FILES = ("attacked.jsonl", "certified.jsonl", "summary.json", "results.md", "report.html", "experiment.yaml")
 
@@ -59,7 +60,7 @@ def test_one_table_says_what_both_halves_found(finished: Path) -> None:
         robust, certified = summary["robust_accuracy"][name], summary["certified_accuracy"][name]
         shares = [robust["pgd linf 12/255"], robust["pgd linf 56/255"], certified["0"], certified["0.05"]]
         shares = [summary["clean_accuracy"][name], *shares, summary["abstained"][name]]
-        assert line == [name, "model", *map(percent, shares)]
+        assert line == [name, "model", *(percent(Interval(**share)) for share in shares)]
     attacked, certificates = read_attacked(finished / "attacked.jsonl"), read_rows(finished / "certified.jsonl")
     assert {row.id for row in attacked} == {row.id for row in certificates}
     assert {(row.id, row.defence, row.clean) for row in attacked} == {

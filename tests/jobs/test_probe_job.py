@@ -18,9 +18,11 @@ from medrobust.errors import ConfigError
 from medrobust.jobs.attack import work
 from medrobust.jobs.probe import RECIPES, features_of, names_of, recipes_of, spectrum
 from medrobust.models import load
-from medrobust.results.attacked import read_attacked
-from medrobust.results.report.markdown import percent
+from medrobust.results.rows.attacked import read_attacked
+from medrobust.results.upstream import Spectrum
 from medrobust.seeds import stream
+from medrobust.smoothing.bounds import Interval
+from medrobust.words import percent
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +74,7 @@ def test_one_table_says_clean_and_attacked_apart(finished: Path) -> None:
         hits = [sum(row.broken_by != "clean" for row in rows if row.eps < 0.1)]
         hits += [sum(row.broken_by is None for row in rows if (row.eps < 0.1) == small) for small in (True, False)]
         assert [share["hits"] for share in shares] == hits
-        assert cells == [percent(share) for share in shares]
+        assert cells == [percent(Interval(**share)) for share in shares]
     assert found["models"]["taught"]["clean_accuracy"]["linear-probe"]["value"] == 1
     assert found["models"]["random"]["sha256"] != found["models"]["taught"]["sha256"]
 
@@ -116,9 +118,9 @@ def test_the_spectrum_is_that_of_the_frozen_models_test_features(finished: Path,
 def test_a_spectrum_in_closed_form() -> None:
     turned = torch.linalg.qr(torch.randn(7, 4, generator=stream(0, "turned")))[0]
     found = spectrum(turned * torch.tensor([6.0, 2.0, 1.0, 1.0]))
-    assert found["shares"] == pytest.approx([0.6, 0.2, 0.1, 0.1], abs=1e-6)
-    assert found["entropy"] == pytest.approx(-sum(p * np.log(p) for p in (0.6, 0.2, 0.1, 0.1)), abs=1e-5)
-    assert spectrum(torch.zeros(3, 2)) == {"shares": [0.0, 0.0], "entropy": 0.0}
+    assert found.shares == pytest.approx([0.6, 0.2, 0.1, 0.1], abs=1e-6)
+    assert found.entropy == pytest.approx(-sum(p * np.log(p) for p in (0.6, 0.2, 0.1, 0.1)), abs=1e-5)
+    assert spectrum(torch.zeros(3, 2)) == Spectrum((0.0, 0.0), 0.0)
 
 
 def test_a_setting_goes_to_all_that_have_it_or_to_one() -> None:

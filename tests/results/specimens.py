@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from medrobust.results.attacked import AttackedRow
-from medrobust.results.records import Row
+from medrobust.results.rows.attacked import AttackedRow
+from medrobust.results.rows.certified import CertifiedRow
 from medrobust.smoothing import bounds
 
 RADII = [0.0, 0.1, 0.25, 0.5]
 
 
-def specimen(votes: int = 990, **changes: Any) -> Row:
+def specimen(votes: int = 990, **changes: Any) -> CertifiedRow:
     """A right answer with so many of 1,000 votes, abstaining where they prove no majority."""
     given = {"id": "a", "label": 1, "defence": "zero-shot", "sigma": 0.25, "selected": 1, "trials": 1000}
     given |= {
@@ -25,10 +25,10 @@ def specimen(votes: int = 990, **changes: Any) -> Row:
     given = {"drawn": given["trials"], "budget": given["trials"], "look": given["trials"]} | given
     radius = bounds.radius(votes, given["trials"], given["alpha"], given["sigma"])
     given = {"votes": votes, "radius": radius, "prediction": given["selected"] if radius else None} | given
-    return Row(**given)
+    return CertifiedRow(**given)
 
 
-def study(sigmas: tuple[float, ...] = (0.25, 0.5)) -> list[Row]:
+def study(sigmas: tuple[float, ...] = (0.25, 0.5)) -> list[CertifiedRow]:
     """12 images, 2 classes, three defences; `tuner` is tuned on input. Image by image, as a run writes them."""
     votes = {"zero-shot": (300, 600, 990), "few-shot": (700, 900, 1000), "tuner": (1000, 1000, 980)}
     return [

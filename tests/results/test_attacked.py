@@ -8,11 +8,13 @@ import pytest
 from specimens import RADII, assault, study
 
 from medrobust.errors import RunError
-from medrobust.results.attacked import AttackedRow, summarise_attack
-from medrobust.results.report.attacked import attack_headline, attacked_markdown
-from medrobust.results.report.curve import attack_curve_svg
-from medrobust.results.report.together import together, together_markdown
-from medrobust.results.tables import Summary, summarise
+from medrobust.results.attacked import summarise_attack
+from medrobust.results.curve import attack_curve_svg
+from medrobust.results.rows.attacked import AttackedRow
+from medrobust.results.sections.attacked import attack_headline, attacked_markdown
+from medrobust.results.sections.together import together_markdown, together_table
+from medrobust.results.summary import AttackedSummary, RunSummary
+from medrobust.results.tables import summarise
 
 LEVELS = (1, 4)
 
@@ -33,14 +35,12 @@ def attacked(levels: tuple[int, ...] = LEVELS) -> list[AttackedRow]:
     ]
 
 
-def attack_summary(rows: list[AttackedRow]) -> Summary:
-    summary = summarise_attack(rows)
-    summary["attack"] |= {"titles": {"zero-shot": "some attacks"}, "flags": {}}
-    return summary
+def attack_summary(rows: list[AttackedRow]) -> AttackedSummary:
+    return replace(summarise_attack(rows), titles={"zero-shot": "some attacks"})
 
 
-def both(levels: tuple[int, ...] = LEVELS) -> Summary:
-    return {**summarise(study(), RADII), **attack_summary(attacked(levels))}
+def both(levels: tuple[int, ...] = LEVELS) -> RunSummary:
+    return RunSummary(summarise(study(), RADII), attack_summary(attacked(levels)))
 
 
 def cells(text: str) -> list[list[str]]:
@@ -49,14 +49,13 @@ def cells(text: str) -> list[list[str]]:
 
 def test_shares_and_counts_at_each_eps() -> None:
     summary = summarise_attack(list(reversed(attacked())))
-    shares = summary["robust_accuracy"]["zero-shot"]
-    assert {title: part["hits"] for title, part in shares.items()} == {"pgd linf 1/255": 7, "pgd linf 4/255": 4}
+    shares = summary.robust_accuracy["zero-shot"]
+    assert {title: part.hits for title, part in shares.items()} == {"pgd linf 1/255": 7, "pgd linf 4/255": 4}
     assert list(shares) == ["pgd linf 1/255", "pgd linf 4/255"]
-    part = summary["attack"]
-    assert part["eps"] == [1 / 255, 4 / 255]
-    assert part["broken_by"]["tuner"] == {"pgd linf 1/255": {"pgd": 4}, "pgd linf 4/255": {"pgd": 7}}
-    assert (part["clean_accuracy"]["zero-shot"]["hits"], part["clean_accuracy"]["zero-shot"]["total"]) == (11, 12)
-    assert part["images"] == 12
+    assert summary.eps == (1 / 255, 4 / 255)
+    assert summary.broken_by["tuner"] == {"pgd linf 1/255": {"pgd": 4}, "pgd linf 4/255": {"pgd": 7}}
+    assert (summary.clean_accuracy["zero-shot"].hits, summary.clean_accuracy["zero-shot"].total) == (11, 12)
+    assert summary.images == 12
     with pytest.raises(RunError, match="rows of several attacks are mixed"):
         summarise_attack([attacked()[0], replace(attacked()[1], seed=1)])
 
@@ -95,23 +94,22 @@ def test_the_curve_has_a_line_for_each_defence_from_clean_to_the_largest_eps() -
     for word in ("linf eps, grey levels of 255", "tuner † tuned on input", "pgd, 12 images"):
         assert word in svg
     assert attack_curve_svg(attack_summary(attacked((4,)))) is None
-    assert attack_curve_svg(summarise(study(), RADII)) is None
 
 
 def test_the_combined_table_says_what_both_summaries_say() -> None:
     summary = both()
-    table = together(summary)
+    table = together_table(summary)
     assert table is not None
     assert list(table.heads) == [
         "clean", "robust linf 1/255", "robust linf 4/255", "certified r = 0", "certified r = 0.25", "abstained",
     ]  # fmt: skip
     for name in ("zero-shot", "tuner"):
         (line,) = (line for line in table.lines if line.defence == name)
-        certified = summary["certified_accuracy"][name]
-        robust = summary["robust_accuracy"][name]
+        (level, _), robust = summary.levels, summary.attacked.robust_accuracy[name]
+        certified = level.certified_accuracy[name]
         assert list(line.shares) == [
-            summary["clean_accuracy"][name], robust["pgd linf 1/255"], robust["pgd linf 4/255"], certified["0"],
-            certified["0.25"], summary["abstained"][name],
+            level.clean_accuracy[name], robust["pgd linf 1/255"], robust["pgd linf 4/255"], certified[0.0],
+            certified[0.25], level.abstained[name],
         ]  # fmt: skip
     assert [line.shares[1] for line in table.lines if line.defence == "few-shot"] == [None]  # certified, not attacked
     assert [line.scope for line in table.lines] == ["model", "model", "tuned on input"]
@@ -123,26 +121,26 @@ def test_the_combined_table_says_what_both_summaries_say() -> None:
 
 def test_the_combined_table_takes_the_middle_radius_and_sigma() -> None:
     certified = summarise(study((0.5,)), [0.1, 0.25])
-    table = together({**certified, **attack_summary(attacked())})
+    table = together_table(RunSummary(certified, attack_summary(attacked())))
     assert table is not None
     assert [head for head in table.heads if head.startswith("certified")] == ["certified r = 0.25"]
     certified = summarise(study((0.25,)), [0.0, 0.1, 0.25])
-    table = together({**certified, **attack_summary(attacked())})
+    table = together_table(RunSummary(certified, attack_summary(attacked())))
     assert table is not None
     assert [head for head in table.heads if head.startswith("certified")] == ["certified r = 0", "certified r = 0.25"]
 
 
 def test_the_combined_table_says_where_the_two_halves_differ() -> None:
-    table = together(both())
+    table = together_table(both())
     assert table is not None
     assert not any("Attacked: " in note or "attacked as tuned at" in note for note in table.notes)
     rows = [replace(row, sigma=row.sigma and 0.5) for row in attacked() if row.id < "image-06"]
-    table = together({**summarise(study(), RADII), **attack_summary(rows)})
+    table = together_table(RunSummary(summarise(study(), RADII), attack_summary(rows)))
     assert table is not None
     assert "Attacked: 6 images, certified: 12." in table.notes
     assert "attacked as tuned at σ = 0.5" in table.notes[-1]
 
 
 def test_one_kind_of_rows_has_no_combined_table() -> None:
-    assert together(summarise(study(), RADII)) is None
-    assert together({"sigmas": [], "by_sigma": {}, **attack_summary(attacked())}) is None
+    assert together_table(RunSummary(summarise(study(), RADII))) is None
+    assert together_table(RunSummary((), attack_summary(attacked()))) is None

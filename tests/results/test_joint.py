@@ -7,15 +7,15 @@ from specimens import specimen
 
 from medrobust.errors import RunError
 from medrobust.results.findings import by_finding, joint
-from medrobust.results.records import Row
-from medrobust.results.report.markdown import markdown_table
+from medrobust.results.rows.certified import CertifiedRow
+from medrobust.results.sections.certificates import markdown_table
 from medrobust.results.tables import grouped, summarise
 
 NAMES = ("edema", "mass")
 # Votes of 1,000 at alpha 0.001 and sigma 0.25: 990 reach radius 0.498.., 600 reach 0.049.., 300 abstain.
 
 
-def answer(image: str, finding: str, label: int, said: int, votes: int, **more: object) -> Row:
+def answer(image: str, finding: str, label: int, said: int, votes: int, **more: object) -> CertifiedRow:
     clean = more.pop("clean", said)
     return specimen(votes, id=image, finding=finding, label=label, selected=said, clean=clean, **more)
 
@@ -44,21 +44,21 @@ def test_an_image_is_right_where_all_of_its_findings_are() -> None:
 
 
 def test_the_summary_tells_of_images_and_of_each_finding() -> None:
-    block = summarise(FOUR, [0.0, 0.25])
-    assert (block["images"], block["defences"]) == (4, ["zero-shot"])
-    assert {key: part["hits"] for key, part in block["certified_accuracy"]["zero-shot"].items()} == {"0": 2, "0.25": 1}
-    assert block["clean_accuracy"]["zero-shot"]["hits"] == 2
-    assert block["abstained"]["zero-shot"]["hits"] == 1
-    assert block["certified_wrong"]["zero-shot"]["hits"] == 1
-    assert block["expected_false_certificates"] == pytest.approx(2 * 4 * 0.001)
-    edema = block["findings"]["zero-shot"]["edema"]
-    assert (edema["there"], edema["images"], edema["abstained"]["hits"]) == (2, 4, 1)
-    assert [edema["sensitivity"]["clean"][key] for key in ("hits", "total")] == [2, 2]
-    assert [edema["sensitivity"]["certified"]["0.25"][key] for key in ("hits", "total")] == [1, 2]
-    assert [edema["specificity"]["clean"][key] for key in ("hits", "total")] == [0, 2]
-    assert [edema["specificity"]["certified"]["0.25"][key] for key in ("hits", "total")] == [1, 2]
-    mass = block["findings"]["zero-shot"]["mass"]
-    assert [mass["specificity"]["certified"][radius]["hits"] for radius in ("0", "0.25")] == [2, 1]
+    (block,) = summarise(FOUR, [0.0, 0.25])
+    assert (block.images, block.defences) == (4, ("zero-shot",))
+    assert {key: part.hits for key, part in block.certified_accuracy["zero-shot"].items()} == {0.0: 2, 0.25: 1}
+    assert block.clean_accuracy["zero-shot"].hits == 2
+    assert block.abstained["zero-shot"].hits == 1
+    assert block.certified_wrong["zero-shot"].hits == 1
+    assert block.expected_false_certificates == pytest.approx(2 * 4 * 0.001)
+    edema = block.findings["zero-shot"]["edema"]
+    assert (edema.there, edema.images, edema.abstained.hits) == (2, 4, 1)
+    assert [edema.sensitivity.clean.hits, edema.sensitivity.clean.total] == [2, 2]
+    assert [edema.sensitivity.certified[0.25].hits, edema.sensitivity.certified[0.25].total] == [1, 2]
+    assert [edema.specificity.clean.hits, edema.specificity.clean.total] == [0, 2]
+    assert [edema.specificity.certified[0.25].hits, edema.specificity.certified[0.25].total] == [1, 2]
+    mass = block.findings["zero-shot"]["mass"]
+    assert [mass.specificity.certified[radius].hits for radius in (0.0, 0.25)] == [2, 1]
     table = markdown_table(summarise(FOUR, [0.0, 0.25]))
     assert "| edema | zero-shot | 2 of 4 | 100.0 (15.8-100.0) | 50.0 (1.2-98.8) |" in table
 
@@ -66,8 +66,8 @@ def test_the_summary_tells_of_images_and_of_each_finding() -> None:
 def test_a_finding_that_no_image_has_has_no_sensitivity() -> None:
     rows = [row for row in FOUR if row.label == 0]
     edema = by_finding(rows, [0.0])["zero-shot"]["edema"]
-    assert edema["sensitivity"] is None
-    assert edema["specificity"]["clean"]["total"] == 2
+    assert edema.sensitivity is None
+    assert edema.specificity.clean.total == 2
     table = markdown_table(summarise([row for row in FOUR if row.id == "one wrong"], [0.0]))
     assert "| edema | zero-shot | 0 of 1 | - |" in table
 

@@ -16,16 +16,17 @@ from specimens import specimen, study
 
 from medrobust.errors import RunError
 from medrobust.results.journal import Journal
-from medrobust.results.records import CERTIFIED, Key, from_line, read_rows, recompute, to_line
+from medrobust.results.rows.certified import CERTIFIED, CertifiedKey, read_rows, recompute
 from medrobust.smoothing import bounds
 from medrobust.smoothing.sequential import certified_radius
 
+to_line, from_line = CERTIFIED.to_line, CERTIFIED.from_line
 ROWS = study((0.25,))[:7]
 PLAN = [row.key for row in ROWS]
 WHOLE = "".join(map(to_line, ROWS)).encode()
 
 
-def write(path: Path, plan: list[Key] = PLAN, batch: int = 2) -> bytes:
+def write(path: Path, plan: list[CertifiedKey] = PLAN, batch: int = 2) -> bytes:
     by_key = {row.key: row for row in ROWS}
     with Journal.open(path, plan, CERTIFIED) as journal:
         left = list(journal.remaining)
@@ -35,7 +36,7 @@ def write(path: Path, plan: list[Key] = PLAN, batch: int = 2) -> bytes:
 
 
 @st.composite
-def settings_of_a_row(draw: st.DrawFn) -> dict:  # not a Row: beartype looks at its grid with `random`
+def settings_of_a_row(draw: st.DrawFn) -> dict:  # not a CertifiedRow: beartype looks at its grid with `random`
     trials = draw(st.integers(1, 10**6))
     return {
         "votes": draw(st.integers(0, trials)),
@@ -176,8 +177,10 @@ def test_a_longer_plan_goes_on(tmp_path_factory: pytest.TempPathFactory, limit: 
     assert write(path, batch=batch) == WHOLE
 
 
-@pytest.mark.parametrize("plan", [PLAN[1:], PLAN[:3], [*PLAN[:2], Key("other", 0.25, "zero-shot"), *PLAN[3:]], []])
-def test_another_plan_is_refused_and_the_file_left_as_it_was(tmp_path: Path, plan: list[Key]) -> None:
+@pytest.mark.parametrize(
+    "plan", [PLAN[1:], PLAN[:3], [*PLAN[:2], CertifiedKey("other", 0.25, "zero-shot"), *PLAN[3:]], []]
+)
+def test_another_plan_is_refused_and_the_file_left_as_it_was(tmp_path: Path, plan: list[CertifiedKey]) -> None:
     path = tmp_path / "certified.jsonl"
     path.write_bytes(WHOLE + b'{"torn')
     with pytest.raises(RunError, match="use another --out"):
@@ -274,6 +277,6 @@ def test_a_missing_file_says_what_to_run(tmp_path: Path) -> None:
 
 
 def test_results_leave_torch_alone() -> None:
-    code = "import sys, medrobust.results, medrobust.results.report as _; "
+    code = "import sys, medrobust.results, medrobust.results.folder as _; "
     code += "sys.exit(bool({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,10 +8,17 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from specimens import RADII, specimen, study
+from specimens import RADII, assault, specimen, study
 
-from medrobust.results.report import curve_svg, markdown_table, write_report
-from medrobust.results.report.sentences import abstentions, constant_answers, headline, one_class
+from medrobust.results.attacked import summarise_attack
+from medrobust.results.beside import Example, ExampleAnswer, ModelRecord, RunRecord, TaskRecord
+from medrobust.results.curve import curve_svg
+from medrobust.results.folder import write_report
+from medrobust.results.report import RunReport
+from medrobust.results.sections.certificates import markdown_table
+from medrobust.results.sections.headline import certified_headline
+from medrobust.results.sections.warnings import abstentions, constant_answers, one_class
+from medrobust.results.summary import RunSummary
 from medrobust.results.tables import grouped, summarise
 
 HOSTILE = "<script>alert('x')</script>\"&"
@@ -52,22 +59,21 @@ class Page(HTMLParser):
 
 def report(folder: Path, **changes: Any) -> str:
     rows = changes.pop("rows", study())
+    environment = changes.pop("environment", {"torch": "2.9.1", "threads": 2, "batch": 16})
     given: dict[str, Any] = {
-        "summary": summarise(rows, RADII),
+        "summary": RunSummary(summarise(rows, RADII)),
         "rows": rows,
         "experiment": {"smoothing": {"alpha": 0.001, "radii": RADII}, "seed": 0},
-        "environment": {"torch": "2.9.1", "threads": 2, "batch": 16},
-        "task": {"title": "Blood cells", "classes": ["benign", HOSTILE], "source": "somewhere", "licence": "CC BY 4.0"},
-        "model": {"name": "builtin", "licence": "Apache-2.0", "sha256": "ab" * 32, "source": "https://example.org/m"},
+        "record": RunRecord(
+            environment,
+            ModelRecord("builtin", licence="Apache-2.0", sha256="ab" * 32, source="https://example.org/m"),
+            TaskRecord("Blood cells", ("benign", HOSTILE), source="somewhere", licence="CC BY 4.0"),
+        ),
         "examples": [
-            {
-                "png_base64": PIXEL,
-                "label": 0,
-                "answers": {"few-shot": {"answer": 0, "radius": 0.12399}, "tuner": {"answer": None, "radius": 0.0}},
-            }
+            Example(PIXEL, 0, {"few-shot": ExampleAnswer(0, 0.12399), "tuner": ExampleAnswer(None, 0.0)}),
         ],
     }
-    path = write_report(folder, **(given | changes))
+    path = write_report(folder, RunReport(**(given | changes)))
     assert path == folder / "report.html"
     return path.read_text(encoding="utf-8")
 
@@ -158,17 +164,20 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_run_without_examples_or_tuning_or_radii(tmp_path: Path) -> None:
     rows = [specimen(300, id="a"), specimen(990, id="b")]
-    text = report(tmp_path, rows=rows, summary=summarise(rows, []), examples=None)
+    text = report(tmp_path, rows=rows, summary=RunSummary(summarise(rows, [])), examples=())
     assert "Examples" not in text
     assert "(No defence in this report.)" in text
 
 
 def test_robust_accuracy_is_shown_with_its_scope(tmp_path: Path) -> None:
     rows = study((0.25,))
-    summary = summarise(rows, RADII)
-    summary["robust_accuracy"] = {"tuner": {"apgd": {"value": 0.5, "low": 0.21, "high": 0.79, "hits": 6, "total": 12}}}
+    broken = ["pgd" if place < 6 else None for place in range(12)]
+    attacks = [
+        assault(id=str(place), defence="tuner", scope="tuned on input", broken_by=by) for place, by in enumerate(broken)
+    ]
+    summary = RunSummary(summarise(rows, RADII), summarise_attack(attacks))
     page = Page(report(tmp_path, rows=rows, summary=summary))
-    assert ["tuner †", "tuned on input", "apgd", "50.0 21.0–79.0"] in [
+    assert ["tuner †", "tuned on input", "pgd linf 1/255", "100.0 73.5–100.0", "50.0 21.0–79.0", "pgd 6"] in [
         [" ".join(cell.split()) for cell in row] for row in page.rows
     ]
 
@@ -184,7 +193,7 @@ def test_robust_accuracy_is_shown_with_its_scope(tmp_path: Path) -> None:
 )
 def test_abstention_is_given_its_reason(votes: int, trials: int, clean: int, said: str) -> None:
     rows = [specimen(votes, trials=trials, clean=clean, id=str(image)) for image in range(3)]
-    reasons = abstentions(summarise(rows, RADII), grouped(rows)[0.25])
+    reasons = abstentions(summarise(rows, RADII)[0], grouped(rows)[0.25])
     assert [name for name, _ in reasons] == ["zero-shot"]
     assert "abstains on 3 of 3 images" in reasons[0][1]
     assert said in reasons[0][1]
@@ -192,7 +201,7 @@ def test_abstention_is_given_its_reason(votes: int, trials: int, clean: int, sai
 
 def test_few_abstentions_need_no_reason() -> None:
     rows = [specimen(300, id="a"), specimen(990, id="b")]
-    assert abstentions(summarise(rows, RADII), grouped(rows)[0.25]) == []
+    assert abstentions(summarise(rows, RADII)[0], grouped(rows)[0.25]) == []
 
 
 @pytest.mark.parametrize(("scope", "alike", "warned"), [
@@ -204,15 +213,15 @@ def test_a_tuned_defence_that_answers_everything_alike_is_warned_of(
     rows = [
         specimen(1000 if place < alike else 999, id=str(place), defence="tuner", scope=scope) for place in range(20)
     ]
-    found = constant_answers(summarise(rows, RADII), grouped(rows)[0.25])
+    found = constant_answers(summarise(rows, RADII)[0], grouped(rows)[0.25])
     assert [name for name, _ in found] == ["tuner"] * warned
-    text = report(tmp_path, rows=rows, examples=None)
+    text = report(tmp_path, rows=rows, examples=())
     assert (f"same answer on {alike} of 20 images" in text) == warned
 
 
 def test_the_headline_names_the_best_of_each_scope() -> None:
     rows = study()
-    baseline, sound, tuned = headline(summarise(rows, RADII), rows)
+    baseline, sound, tuned = certified_headline(summarise(rows, RADII)[0], rows)
     assert "zero-shot" in baseline
     assert "“few-shot” keeps 58.3 %" in sound
     assert "+33.3 points" in sound
@@ -228,7 +237,7 @@ def test_the_curve_is_valid_svg_that_marks_scope_and_limit(with_rows: bool) -> N
     assert svg.count("tuner † tuned on input") >= 2
     assert "largest possible: 0.615" in svg
     assert "noise σ = 0.5" in svg
-    assert "noise σ = 0.25" not in curve_svg(summarise(rows, RADII), rows, 0.5)
+    assert "noise σ = 0.25" not in curve_svg(summarise(rows, RADII)[1:], rows)
 
 
 def test_the_markdown_table_has_every_defence_with_its_scope() -> None:
@@ -238,7 +247,7 @@ def test_the_markdown_table_has_every_defence_with_its_scope() -> None:
     assert [line[:2] for line in lines if line[0] == "| tuner †"] == [["| tuner †", "tuned on input"]] * 2
     assert "25.0 (5.4-57.2)" in text
     assert "† tuned on input" in text
-    assert markdown_table(summarise(study(), RADII), 0.5).count("**σ") == 1
+    assert markdown_table(summarise(study(), RADII)[1:]).count("**σ") == 1
 
 
 def test_a_pipe_in_a_name_breaks_no_table() -> None:
@@ -251,12 +260,12 @@ def test_radii_that_say_little_are_not_praised_in_the_headline() -> None:
     tuned = {"defence": "flat", "scope": "tuned on input"}
     rows += [specimen(1000, id=str(image), **tuned) for image in range(20)]
     rows += [specimen(900, id=str(image), **tuned | {"defence": "fair"}) for image in range(20)]
-    told = headline(summarise(rows, RADII), rows)
+    told = certified_headline(summarise(rows, RADII)[0], rows)
     assert any(sentence.startswith("“fair” (†, tuned on each input) keeps 100.0 %") for sentence in told)
     assert "Of “flat” (†, tuned on each input) the radii say little, for the reason told below." in told
     assert not any("“flat”" in sentence and "keeps" in sentence for sentence in told)
     only = [row for row in rows if row.defence != "fair"]
-    assert len(headline(summarise(only, RADII), only)) == 2
+    assert len(certified_headline(summarise(only, RADII)[0], only)) == 2
 
 
 @pytest.mark.parametrize(
@@ -280,6 +289,6 @@ def test_a_defence_that_names_one_class_is_warned_of(
     found = one_class(grouped(rows)[0.25])
     assert [name for name, _ in found] == ["zero-shot"] * warned
     sure, right = sum(answer is not None for answer in answers), labels.count(0)
-    text = report(tmp_path, rows=rows, examples=None)
+    text = report(tmp_path, rows=rows, examples=())
     assert (f"the same class to all {sure} images" in text) == warned
     assert (f"right on the {right} of {len(labels)} that" in text) == warned

@@ -9,10 +9,12 @@ from typer.testing import CliRunner, Result
 
 from medrobust.cli import app
 from medrobust.jobs import ask as vqa
-from medrobust.results.journal import read
-from medrobust.results.report.markdown import percent
+from medrobust.results.journal import read_journal
+from medrobust.smoothing.bounds import Interval
 from medrobust.vqa import answer as questioning
-from medrobust.vqa.rows import ANSWERED, AnsweredRow, summarise_answers
+from medrobust.vqa.rows import ANSWERED, AnsweredRow
+from medrobust.vqa.summary import summarise_answers
+from medrobust.words import percent
 
 WORDS = ["--threads", 1, "--batch", 5, "--eps", "8/255", "--eps", "60/255", "--attack-steps", 4, "--set", "lr=0.01",
          "--set", "epochs=15", "--set", "width=16", "--set", "batch=12", "--set", "ran.epochs=3",
@@ -59,7 +61,7 @@ def ask(words: list[object], out: Path, *more: object) -> Result:
 
 
 def rows_in(out: Path) -> list[AnsweredRow]:
-    return read(out / "answered.jsonl", ANSWERED)
+    return read_journal(out / "answered.jsonl", ANSWERED)
 
 
 def test_closed_and_open_stand_apart_and_add_up(finished: Path) -> None:
@@ -101,8 +103,9 @@ def test_the_table_says_the_same(finished: Path) -> None:
         ["closed (9)", "ran"],
     ]  # fmt: skip
     linear = found["recipes"]["linear"]["open"]
+    shares = [linear["clean"], *(linear["robust"][title[7:]] for title in lines[0][3:])]
     row = next(line for line in lines if line[:2] == ["open (10)", "linear"])
-    assert row[2:] == [percent(linear["clean"]), *(percent(linear["robust"][title[7:]]) for title in lines[0][3:])]
+    assert row[2:] == [percent(Interval(**share)) for share in shares]
     assert "the right one is not among them for 0 of 9 closed and 1 of 10 open" in text
     assert "Not a medical device." in text
 
@@ -250,7 +253,8 @@ def test_shares_in_closed_form() -> None:
     rows = [row_of(), row_of(id="2", attacked=("no", "no"), distance=(0.0, 0.0)),
             row_of(id="3", kind="open", clean="x", attacked=("x", "x"), distance=(0.0, 0.0))]  # fmt: skip
     found = summarise_answers(rows)["linear"]
-    hits = {part: (values["clean"]["hits"], *(share["hits"] for share in values["robust"].values())) for part, values
-            in found.items()}  # fmt: skip
+    hits = {
+        part: (values.clean.hits, *(share.hits for share in values.robust.values())) for part, values in found.items()
+    }
     assert hits == {"closed": (2, 2, 1), "open": (0, 0, 0), "all": (2, 2, 1)}
-    assert list(found["all"]["robust"]) == ["linf 0.1", "linf 51/255"]
+    assert list(found["all"].robust) == ["linf 0.1", "linf 51/255"]

@@ -17,6 +17,7 @@ from medrobust.jobs.experiment import DEFENCES, Experiment
 from medrobust.jobs.parts import AttackSettings
 
 if TYPE_CHECKING:
+    from medrobust.results import RunSummary
     from medrobust.tell import Tell
 
 app = typer.Typer(
@@ -77,9 +78,9 @@ def command_of(group: typer.Typer, panel: str | None = None) -> Callable[[Callab
     return register
 
 
-def tell(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
+def tell(summary: "RunSummary", folder: Path, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(summary, indent=2, sort_keys=True))
+        typer.echo(json.dumps(summary.to_json(), indent=2, sort_keys=True))
         return
     typer.echo((folder / "results.md").read_text(encoding="utf-8"))
     typer.echo(f"{folder / 'report.html'}", err=True)

@@ -38,6 +38,6 @@ def vqa(
     with reporter() as told:
         result = carry_out(VQA, settings, out, execute=here, tell=told)
     if as_json:
-        typer.echo(json.dumps(result, indent=2, sort_keys=True))
+        typer.echo(json.dumps(result.to_json(), indent=2, sort_keys=True))
         return
     typer.echo((out / "vqa.md").read_text(encoding="utf-8"))

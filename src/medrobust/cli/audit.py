@@ -1,6 +1,5 @@
 """The command that puts a run's certificates to the test."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,15 +20,15 @@ def audit(
     """Recompute, attack and redraw a run's certificates; exit code 1 where one does not hold."""
     from medrobust.jobs.audit import audit as carry_out
     from medrobust.machine import use_threads
-    from medrobust.results.report.audited import all_findings, audit_markdown
+    from medrobust.results.sections.audited import audit_markdown
     from medrobust.settings import parse
 
     settings = parse(AuditSettings, given[AuditSettings], "command line")
     use_threads(_threads_of(folder))
     with reporter() as told:
         found = carry_out(folder, settings, tell=told)
-    typer.echo(json.dumps(found, indent=2) if as_json else audit_markdown(found))
-    if all_findings(found):
+    typer.echo(found.to_text() if as_json else audit_markdown(found))
+    if found.findings:
         raise typer.Exit(1)
 
 

@@ -44,7 +44,7 @@ def probe(
     with reporter() as speak:
         result = carry_out(model, experiment, out, tell=speak)
     if as_json:
-        typer.echo(json.dumps(result, indent=2, sort_keys=True))
+        typer.echo(json.dumps(result.to_json(), indent=2, sort_keys=True))
         return
     typer.echo((out / "probe.md").read_text(encoding="utf-8"))
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 KINDS = {
     "attack": "medrobust.jobs.attack:ATTACK",
+    "audit": "medrobust.jobs.audit:AUDIT",
     "certify": "medrobust.jobs.certify:CERTIFY",
     "vqa": "medrobust.jobs.ask:VQA",
 }

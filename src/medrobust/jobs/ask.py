@@ -3,7 +3,6 @@
 Reference: Han et al., Findings of EMNLP 2024, arXiv 2407.02716 (the downstream task of RAN).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,16 +15,18 @@ from medrobust.jobs.bench import record_of
 from medrobust.jobs.folder import RunFolder
 from medrobust.jobs.job import Done, Kind, Opening, Unit, Work
 from medrobust.machine import describe
-from medrobust.results.journal import read
-from medrobust.results.tables import share_of
+from medrobust.results.journal import read_journal
+from medrobust.results.shares import share_of
+from medrobust.results.values import write_sorted
 from medrobust.tell import Tell
 from medrobust.vqa.answer import Learned, answer_batch, learn_or_load
 from medrobust.vqa.bench import QuestionBench, announcement, open_questions
 from medrobust.vqa.learn import Asked
 from medrobust.vqa.questions import majority
 from medrobust.vqa.recipes import Settings, make_recipe
-from medrobust.vqa.rows import ANSWERED, AnsweredKey, AnsweredRow, answers_table, summarise_answers
+from medrobust.vqa.rows import ANSWERED, AnsweredKey, AnsweredRow
 from medrobust.vqa.settings import VqaSettings
+from medrobust.vqa.summary import AskedAttack, AskedModel, QuestionsUsed, VqaSummary, answers_table, summarise_answers
 
 BLIND = "blind"
 
@@ -105,39 +106,37 @@ def learn_all(
     ]  # fmt: skip
 
 
-def publish_answers(folder: RunFolder, opened: Asking, _tell: Tell) -> dict[str, Any]:
+def publish_answers(folder: RunFolder, opened: Asking, _tell: Tell) -> VqaSummary:
     """Write vqa.json and vqa.md from the rows. Raises RunError."""
     (asking, bench, _), out = opened, folder.path
-    rows, taught, asked = read(out / "answered.jsonl", ANSWERED), bench.fit.questions, bench.test.questions
+    rows, taught, asked = read_journal(out / "answered.jsonl", ANSWERED), bench.fit.questions, bench.test.questions
     found, often = summarise_answers(rows), majority(taught)
-    blind = {part: values["clean"] for part, values in found.pop(BLIND).items()}
+    blind = {part: values.clean for part, values in found.pop(BLIND).items()}
     kinds = {part: [one for one in asked if part in (one.kind, "all")] for part in blind}
-    result = {
-        "schema_version": 1,
-        "model": {"name": bench.model.name, "sha256": bench.model.sha256},
-        "data": asking.data,
-        "split": asking.split,
-        "attack": {"name": "pgd", "steps": asking.attack_steps, "balls": [str(ball) for ball in asking.balls]},
-        "recipes": found,
-        "blind": blind,
-        "majority": {
+    result = VqaSummary(
+        model=AskedModel(bench.model.name, bench.model.sha256),
+        data=asking.data,
+        split=asking.split,
+        attack=AskedAttack("pgd", asking.attack_steps, tuple(str(ball) for ball in asking.balls)),
+        recipes=found,
+        blind=blind,
+        majority={
             part: share_of(one.truth == often.get(one.kind) for one in members) for part, members in kinds.items()
         },
-        "majority_answers": often,
-        "answers": len(bench.vocabulary.answers),
-        "out_of_vocabulary": {
+        majority_answers=dict(often.items()),
+        answers=len(bench.vocabulary.answers),
+        out_of_vocabulary={
             part: share_of(bench.vocabulary.index_of(one.answer) is None for one in members)
             for part, members in kinds.items()
         },
-        "learned": {"split": asking.fit_split, "questions": len(taught), "images": len(bench.fit.images)},
-        "asked": {"split": asking.split, "questions": len(asked), "images": len(bench.test.images)},
-        "images_learned_and_asked": bench.shared,
-        "other_language": bench.read.other_language,
-        "kind_guessed": bench.read.guessed,
-        "skipped": bench.skipped,
-        "notice": "not a medical device",
-    }
-    replace_text(out / "vqa.json", json.dumps(result, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        learned=QuestionsUsed(asking.fit_split, len(taught), len(bench.fit.images)),
+        asked=QuestionsUsed(asking.split, len(asked), len(bench.test.images)),
+        images_learned_and_asked=bench.shared,
+        other_language=bench.read.other_language,
+        kind_guessed=bench.read.guessed,
+        skipped=tuple(bench.skipped),
+    )
+    write_sorted(out / "vqa.json", result.to_json())
     replace_text(out / "vqa.md", answers_table(result))
     return result
 
@@ -151,7 +150,7 @@ def _environment(opened: Asking) -> dict[str, Any]:
     }
 
 
-VQA: Kind[VqaSettings, Asking, AnsweredRow, dict[str, Any]] = Kind(
+VQA: Kind[VqaSettings, Asking, AnsweredRow, VqaSummary] = Kind(
     name="vqa",
     settings=VqaSettings,
     settings_file="vqa.yaml",

@@ -20,7 +20,8 @@ from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.fitting import Fitted, fit_all, tuned_on
 from medrobust.jobs.folder import RunFolder
 from medrobust.jobs.job import Done, Kind, Opening, Unit, Work, reopen
-from medrobust.results import CERTIFIED, Key, Row, read_rows
+from medrobust.results import CERTIFIED, CertifiedKey, CertifiedRow, RunSummary, read_rows
+from medrobust.results.beside import Example, ExampleAnswer
 from medrobust.results.findings import joint
 from medrobust.results.folder import publish
 from medrobust.smoothing.certify import Certificate, Smoothing, certify, clean_answers
@@ -28,6 +29,7 @@ from medrobust.smoothing.encoding import choose_sampler, seconds_a_copy
 from medrobust.smoothing.sampling import Sampler, encoders
 from medrobust.tell import SILENT, Tell
 from medrobust.types import Classifier, Image
+from medrobust.words import duration
 
 
 class Certifying(NamedTuple):
@@ -68,13 +70,13 @@ def units_of(opened: Certifying) -> list[Unit]:
     """A unit an image and noise level, with a row for each defence."""
     bench, fitted, _ = opened
     return [
-        Unit(tuple(Key(item, level.sigma, f.name) for f in fitted), (number, place))
+        Unit(tuple(CertifiedKey(item, level.sigma, f.name) for f in fitted), (number, place))
         for number, item in enumerate(bench.data.ids)
         for place, level in enumerate(bench.levels)
     ]
 
 
-def work_on(opened: Certifying) -> Work[Row]:
+def work_on(opened: Certifying) -> Work[CertifiedRow]:
     """Certifies the image of a unit at its noise level under every defence; an image is read once for its levels."""
     (bench, fitted, sampler), levels = opened, opened.bench.levels
 
@@ -82,7 +84,7 @@ def work_on(opened: Certifying) -> Work[Row]:
     def read(number: int) -> Image:
         return bench.data.read(number).to(bench.model.device)
 
-    def work(unit: Unit) -> Done[Row]:
+    def work(unit: Unit) -> Done[CertifiedRow]:
         number, level = (int(value) for value in unit.what)
         item, label, seed = bench.data.ids[number], bench.data.targets[number], bench.experiment.seed
         return Done(certify_image(read(number), item, label, fitted, levels[level], sampler, seed=seed))
@@ -99,7 +101,7 @@ def certify_image(
     sampler: Sampler,
     *,
     seed: int,
-) -> list[Row]:
+) -> list[CertifiedRow]:
     """Tune what is tuned on the image, then certify all classifiers in one pass; `label` is that of the image."""
     classifiers = _tuned(fitted, image, item, smoothing, seed)
     clean = clean_answers(classifiers, image)
@@ -137,46 +139,40 @@ def forecast(opened: Certifying, left: float = 1.0) -> list[str]:
     lines.append(
         f"{len(bench.data)} images, {len(experiment.defences)} defences{each}, {shared} encoder(s) by "
         f"{', '.join(sampler.kernels)}, batch {sampler.batch}: {early}{draws * shared:,} encoder passes, "
-        f"{early or 'about '}{_duration(seconds)}{' left' if left < 1 else ''}"
+        f"{early or 'about '}{duration(seconds)}{' left' if left < 1 else ''}"
         f"{'; images stop as soon as they are decided' if early else ''}"
     )
     return lines
 
 
-def gallery(bench: Bench, out: Path, count: int = 8) -> list[dict[str, Any]]:
+def gallery(bench: Bench, out: Path, count: int = 8) -> list[Example]:
     """A few of the certified images for the report: one a class as far as they go."""
 
     def named(label: int | None) -> int | str | None:
         return bench.task.says(label) if bench.task.absent and label is not None else label
 
-    answers: dict[str, dict[str, Any]] = {}
+    answers: dict[str, dict[str, ExampleAnswer]] = {}
     for row in joint(read_rows(out / "certified.jsonl")):
         if row.sigma == bench.levels[0].sigma:
-            answers.setdefault(row.id, {})[row.defence] = {"answer": named(row.prediction), "radius": row.radius}
+            answers.setdefault(row.id, {})[row.defence] = ExampleAnswer(named(row.prediction), row.radius)
     shown = []
     for number in range(min(count, len(bench.data))):
         item, picture = bench.data.ids[number], png(bench.data.read(number))
-        label = named(bench.data.targets[number])
-        shown.append({"png_base64": picture, "label": label, "answers": answers.get(item, {})})
+        label = bench.data.targets[number]
+        shown.append(Example(picture, bench.task.says(label) if bench.task.absent else label, answers.get(item, {})))
     return shown
 
 
 def _row(
     item: str, label: int, fitted: Fitted, clean: int | None, found: Certificate, smoothing: Smoothing, seed: int
-) -> Row:
-    return Row(
+) -> CertifiedRow:
+    return CertifiedRow(
         id=item, label=label, defence=fitted.choice, finding=fitted.finding, clean=clean, selection=smoothing.selection,
         seed=seed, **vars(found),
     )  # fmt: skip
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def publish_certified(folder: RunFolder, opened: Certifying, _tell: Tell) -> dict[str, Any]:
+def publish_certified(folder: RunFolder, opened: Certifying, _tell: Tell) -> RunSummary:
     """Summary, tables, curves and report of a run, with a few of its images."""
     radii = certify_of(opened.bench.experiment).radii
     return publish(folder.path, radii, folder.environment, examples=gallery(opened.bench, folder.path))
@@ -193,7 +189,7 @@ def _told(experiment: Experiment) -> str:
     return f"certified at sigma {sigmas} with at most {copies:,} noisy copies an image"
 
 
-CERTIFY: Kind[Experiment, Certifying, Row, dict[str, Any]] = Kind(
+CERTIFY: Kind[Experiment, Certifying, CertifiedRow, RunSummary] = Kind(
     name="certify",
     settings=Experiment,
     settings_file="experiment.yaml",

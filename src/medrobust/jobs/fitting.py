@@ -15,7 +15,7 @@ from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.learning.checkpoint import Checkpoint
 from medrobust.learning.loop import Session
 from medrobust.learning.workers import ALONE, Workers
-from medrobust.results.records import called
+from medrobust.results.rows.certified import name_of
 from medrobust.seeds import stream
 from medrobust.tell import SILENT, Tell
 from medrobust.types import Classifier, Image, State, VisionLanguageModel
@@ -39,7 +39,7 @@ class Fitted(NamedTuple):
     @property
     def name(self) -> str:
         """Its name in tables and rows, its finding included."""
-        return called(self.choice, self.finding)
+        return name_of(self.choice, self.finding)
 
     def target(self, label: int) -> int:
         """The right answer of this defence about an image of that label."""
@@ -54,7 +54,7 @@ def fit_all(bench: Bench, out: Path, tell: Tell = SILENT, *, learn: bool = True)
     asked = bench.findings
     names = [part.task.classes[1] for part in asked]
     files = state_files(
-        [called(one.name, name) for one in bench.experiment.defences for name in (names or (None,))], out
+        [name_of(one.name, name) for one in bench.experiment.defences for name in (names or (None,))], out
     )
     known: list[Known] = [{} for _ in asked or [bench]]
     ready = []
@@ -67,7 +67,7 @@ def fit_all(bench: Bench, out: Path, tell: Tell = SILENT, *, learn: bool = True)
             )
         for place, part in enumerate(asked or [bench]):
             finding = names[place] if asked else None
-            path = files[called(choice.name, finding)]
+            path = files[name_of(choice.name, finding)]
             state, settings = _state_of(part, choice, known[place], path, tell, learn=learn)
             defence = make(choice.defence, settings)
             classifier = apply_state(defence, bench.model, part.task, state, name=choice.name)

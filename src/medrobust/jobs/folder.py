@@ -3,7 +3,7 @@
 import json
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,22 +73,24 @@ class RunFolder:
         except (OSError, ValueError, yaml.YAMLError, ConfigError) as error:
             raise RunError(f"{path} cannot be read ({' '.join(str(error).split())}); use another --out") from error
 
-    def claim(self, settings: S, name: str, begun: Callable[[S], Collection[str]] = lambda _settings: ()) -> S:
+    def claim(self, settings: S, name: str, begun: Callable[[S], Mapping[str, str]] = lambda _settings: {}) -> S:
         """Make the folder the run of these settings, or see that it is.
 
-        `begun`: the parts of these settings that have rows here. Such a part, and every field outside of parts, must be
-        as it was, but for fields whose `resume` allows another value; parts that are not asked for now are kept.
-        Raises RunError naming the first that differs.
+        `begun`: the parts of these settings that have rows here, with their file. Such a part, and every field outside
+        of parts, must be as it was, but for fields whose `resume` allows another value; some parts then begin anew.
+        Parts that are not asked for now are kept. Raises RunError naming the first field that differs.
         """
         if not (self.begun and (self.path / name).exists()):
             self.keep(settings, name)
             return settings
         before = self.settings(type(settings), name)
         rows = begun(settings)
-        pairs = [(before, settings)] + [(getattr(before, part), getattr(settings, part)) for part in rows]
-        for was, now in pairs:
+        pairs = {"": (before, settings)} | {part: (getattr(before, part), getattr(settings, part)) for part in rows}
+        for part, (was, now) in pairs.items():
             for key, old, new in changes(was, now) if was is not None and now is not None else ():
-                raise RunError(f"{self.path} holds a run with {key} = {old}, asked for {new}; use another --out")
+                if not getattr(now, "begins_anew", False):
+                    raise RunError(f"{self.path} holds a run with {key} = {old}, asked for {new}; use another --out")
+                (self.path / rows[part]).unlink(missing_ok=True)
         kept = {key: value for key, value in before if isinstance(value, BaseModel) and getattr(settings, key) is None}
         return settings.model_copy(update=kept)
 
@@ -124,7 +126,7 @@ class RunFolder:
         """Write environment.json, or see that a run that goes on has the same one. Raises RunError."""
         self.check(found)
         recorded = self.environment
-        whole = {part: {**recorded.get(part, {}), **values} for part, values in found.items()}
+        whole = recorded | {part: {**recorded.get(part, {}), **values} for part, values in found.items()}
         replace_text(self.path / ENVIRONMENT, json.dumps(whole, indent=2) + "\n")
 
 

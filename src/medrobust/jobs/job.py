@@ -13,12 +13,12 @@ from pydantic import BaseModel
 
 from medrobust.errors import CancelledError
 from medrobust.jobs.folder import RunFolder
-from medrobust.results.journal import Form, Journal, Record
+from medrobust.results.journal import Form, Journal, Keyed
 from medrobust.tell import SILENT, Tell
 
 S = TypeVar("S", bound=BaseModel)
 O = TypeVar("O")  # noqa: E741  (what is opened)
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=Keyed)
 P = TypeVar("P")
 
 Notes = Mapping[str, Any]
@@ -163,11 +163,13 @@ def carry_out(
         return kind.publish(folder, opened, tell)
 
 
-def begun_parts(out: Path) -> Callable[[BaseModel], list[str]]:
-    """Tells which parts of an experiment have rows in a folder."""
+def begun_parts(out: Path) -> Callable[[BaseModel], dict[str, str]]:
+    """Tells which parts of an experiment have rows in a folder, and in which file."""
     from medrobust.jobs.parts import ROWS
 
-    return lambda settings: [part for part in ROWS if hasattr(settings, part) and (out / ROWS[part]).exists()]
+    return lambda settings: {
+        part: name for part, name in ROWS.items() if hasattr(settings, part) and (out / name).exists()
+    }
 
 
 def _left(units: Sequence[Unit], journal: Journal[Any]) -> list[Unit]:

@@ -1,6 +1,6 @@
 """The parts of an experiment: how it is certified, attacked, audited. One model each; no torch here."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
@@ -11,7 +11,11 @@ from medrobust.words import eps_text
 if TYPE_CHECKING:
     from medrobust.attacks.ball import Ball
 
-ROWS = {"certify": "certified.jsonl", "attack": "attacked.jsonl"}  # by part: where the rows of a run folder stand
+ROWS = {
+    "certify": "certified.jsonl",
+    "attack": "attacked.jsonl",
+    "audit": "audited.jsonl",
+}  # by part: where the rows of a run folder stand
 
 
 class CertifySettings(BaseModel):
@@ -143,7 +147,12 @@ class AttackSettings(BaseModel):
 
 
 class AuditSettings(BaseModel):
-    """Sample sizes of an audit; its checks are honest at any of them, and sharper at larger ones."""
+    """Sample sizes of an audit; its checks are honest at any of them, and sharper at larger ones.
+
+    With other settings an audit begins anew.
+    """
+
+    begins_anew: ClassVar[bool] = True
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -32,7 +32,7 @@ from medrobust.pairs.poison import (
     eight_bit,
     summary,
 )
-from medrobust.results.journal import Form, Journal, read, values_of
+from medrobust.results.journal import Form, Journal, read_journal, values_of
 from medrobust.tell import Tell
 from medrobust.types import Preprocess
 from medrobust.version import __version__
@@ -193,4 +193,4 @@ _FORM: Form[AttackedPair] = Form(_to_line, _from_line, parts="pairs", command="p
 
 
 def _read_rows(path: Path) -> list[AttackedPair]:
-    return read(path, _FORM)
+    return read_journal(path, _FORM)

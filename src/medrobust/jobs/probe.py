@@ -4,7 +4,6 @@ Reference: Han et al., Findings of EMNLP 2024, arXiv 2407.02716 (the comparison)
 2309.17002, who read what pre-training left in a model from the singular values of its features.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,9 @@ from medrobust.jobs.bench import prepare
 from medrobust.jobs.executors import here
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.job import Execute, Given, carry_out
-from medrobust.jobs.parts import AttackSettings
-from medrobust.results.attacked import attack_title
-from medrobust.results.report.markdown import percent, plain, table_line
-from medrobust.results.report.probed import noise_markdown, write_probe_page
-from medrobust.results.upstream import noise_curves, upstream_noise
+from medrobust.results.sections.probed import probed_markdown, write_probe_page
+from medrobust.results.upstream import AttackUsed, ProbedModel, ProbeSummary, Spectrum, read_upstream, upstream_curves
+from medrobust.results.values import write_sorted
 from medrobust.settings import spread
 from medrobust.tell import SILENT, Tell
 from medrobust.types import Features, ImageModel
@@ -36,7 +33,7 @@ RECIPES = ("linear-probe", "full-fine-tune", "nmtune", "ran")
 
 def probe(
     models: Sequence[str], experiment: Experiment, out: Path, *, tell: Tell = SILENT, execute: Execute = here
-) -> dict[str, Any]:
+) -> ProbeSummary:
     """Learn the experiment's heads on every model, attack them, and write probe.json, probe.md and probe.html.
 
     Every model has a run folder in `out`, as `medrobust attack` makes one; an interrupted comparison goes on where it
@@ -47,31 +44,27 @@ def probe(
     told = ", ".join(choice.name for choice in experiment.defences)
     names = names_of(models)
     tell.say(f"probe {', '.join(names)} on {experiment.data}: {told}, attacked by {settings.name} in {settings.told}")
-    noise = {name: upstream_noise(model) for name, model in zip(names, models, strict=True)}
-    found: dict[str, Any] = {}
+    noise = {name: read_upstream(model) for name, model in zip(names, models, strict=True)}
+    found: dict[str, ProbedModel] = {}
     for name, model in zip(names, models, strict=True):
         own = experiment.model_copy(update={"model": model})
         bench = prepare(own)
         given = Given(bench.model, bench.data)
-        summary = carry_out(ATTACK, own, out / name, execute=execute, tell=tell, given=given)
-        found[name] = {
-            "model": model,
-            "sha256": bench.model.sha256,
-            "noise": noise[name],
-            "images": summary["images"],
-            "clean_accuracy": summary["attack"]["clean_accuracy"],
-            "robust_accuracy": summary["robust_accuracy"],
-            "flags": summary["attack"]["flags"],
-            "spectrum": spectrum(features_of(bench.model, bench.data, settings.batch)),
-        }
-    attacked = {"name": settings.name, "norm": settings.balls[0].norm, "eps": list(settings.eps)}
-    result = {
-        "schema_version": 1, "data": experiment.data, "split": experiment.split, "attack": attacked, "models": found,
-        "noise_curves": noise_curves(found), "notice": "not a medical device",
-    }  # fmt: skip
-    replace_text(out / "probe.json", json.dumps(result, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    tables = [noise_markdown(result), markdown(result, settings)]
-    replace_text(out / "probe.md", "\n".join(table for table in tables if table))
+        attacked = carry_out(ATTACK, own, out / name, execute=execute, tell=tell, given=given).attacked
+        found[name] = ProbedModel(
+            model=model,
+            sha256=bench.model.sha256,
+            noise=noise[name],
+            images=attacked.images,
+            clean_accuracy=attacked.clean_accuracy,
+            robust_accuracy=attacked.robust_accuracy,
+            flags=attacked.flags,
+            spectrum=spectrum(features_of(bench.model, bench.data, settings.batch)),
+        )
+    used = AttackUsed(settings.name, settings.balls[0].norm, settings.eps)
+    result = ProbeSummary(experiment.data, experiment.split, used, found, upstream_curves(found))
+    write_sorted(out / "probe.json", result.to_json())
+    replace_text(out / "probe.md", probed_markdown(result))
     write_probe_page(out, result)
     return result
 
@@ -117,7 +110,7 @@ def features_of(model: ImageModel, data: Dataset, batch: int) -> Features:
     return torch.cat([found[start] for start in sorted(found)])
 
 
-def spectrum(features: Features) -> dict[str, Any]:
+def spectrum(features: Features) -> Spectrum:
     """Singular values, largest first and as shares of their sum, and the entropy of these shares in nats.
 
     The features are neither centred nor scaled. Few large values: little of the space is used.
@@ -125,22 +118,4 @@ def spectrum(features: Features) -> dict[str, Any]:
     values = torch.linalg.svdvals(features.double().cpu())
     shares = values / values.sum().clamp(min=torch.finfo(torch.float64).tiny)
     entropy = -torch.special.xlogy(shares, shares).sum()
-    return {"shares": [round(share, 8) for share in shares.tolist()], "entropy": round(float(entropy), 6)}
-
-
-def markdown(result: Mapping[str, Any], settings: AttackSettings) -> str:
-    """One table: a row a model and head, clean and attacked accuracy apart."""
-    balls = settings.balls
-    titles = [attack_title(settings.name, ball.norm, ball.eps) for ball in balls]
-    header = ["model", "recipe", "clean", *(f"robust {ball}" for ball in balls)]
-    lines = [table_line(header), table_line(["---", "---", *["---:"] * (len(header) - 2)])]
-    for name, found in result["models"].items():
-        for recipe, clean in found["clean_accuracy"].items():
-            robust = [found["robust_accuracy"][recipe][title] for title in titles]
-            lines.append(table_line([plain(name), plain(recipe), *map(percent, [clean, *robust])]))
-    images = " and ".join(dict.fromkeys(str(found["images"]) for found in result["models"].values()))
-    return "\n".join([
-        f"**Heads compared**: {settings.name} in {settings.told}, {images} images", "", *lines, "",
-        "Shares of all images in %, with exact 95 % intervals. *robust* is an upper bound: a stronger attack might "
-        "break more. Not a medical device.", "",
-    ])  # fmt: skip
+    return Spectrum(tuple(round(share, 8) for share in shares.tolist()), round(float(entropy), 6))

@@ -8,6 +8,7 @@ from medrobust.jobs import kind_of
 from medrobust.jobs.executors import here
 from medrobust.jobs.experiment import PARTS, Experiment
 from medrobust.jobs.job import Execute, Given, carry_out
+from medrobust.results import RunSummary, read_summary
 from medrobust.tell import SILENT, Tell
 
 
@@ -20,8 +21,8 @@ def run(
     fit_data: Any = None,
     execute: Execute = here,
     tell: Tell = SILENT,
-) -> dict[str, Any]:
-    """Carry out the parts of an experiment in `out`, and return the summary of the last; an interrupted run goes on.
+) -> RunSummary:
+    """Carry out the parts of an experiment in `out`, and return the summary; an interrupted run goes on.
 
     `model`, `data` and `fit_data` (what defences learn from) stand in for those that the experiment names. Raises
     MedrobustError, with everything already written intact.
@@ -35,7 +36,7 @@ def run(
         names = ", ".join(choice.name for choice in experiment.defences)
         told = ", then ".join(kind.told(experiment) for kind in kinds)
         tell.say(f"evaluate {names} with {experiment.model}: {told}; each part says first what it costs")
-    given, summary = Given(model, data, fit_data), dict[str, Any]()
+    given = Given(model, data, fit_data)
     for kind in kinds:
-        summary = carry_out(kind, experiment, out, execute=execute, tell=tell, given=given)
-    return summary
+        carry_out(kind, experiment, out, execute=execute, tell=tell, given=given)
+    return read_summary(out / "summary.json")

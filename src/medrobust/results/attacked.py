@@ -1,103 +1,16 @@
-"""Attacked images on disk: one JSON line an image, eps and defence; and what they add up to."""
+"""Attacked rows summed up: what each defence kept at each eps, and which attacks broke the rest."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
 from medrobust.errors import RunError
-from medrobust.results.journal import checked_form, read
-from medrobust.results.records import Scope
-from medrobust.results.tables import share_of
-from medrobust.words import eps_text
-
-SCHEMA_VERSION = 1
+from medrobust.results.rows.attacked import AttackedRow
+from medrobust.results.shares import share_of
+from medrobust.results.summary import AttackedSummary
 
 
-class AttackedKey(NamedTuple):
-    """What an attacked run holds once: an image, an eps and a defence."""
+def summarise_attack(rows: Sequence[AttackedRow]) -> AttackedSummary:
+    """Accuracy under attack at each eps, with the clean accuracy of the same images; titles and flags are not in rows.
 
-    id: str
-    eps: float
-    defence: str
-
-    def __str__(self) -> str:
-        return f"{self.id} at eps {eps_text(self.eps)} under {self.defence}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackedRow:
-    """The worst that one set of attacks did to one image under one defence; ValueError where it contradicts itself.
-
-    `eps` and `distance` are in pixels of [0, 1], in `norm`. `standard` is true only where AutoAttack's published
-    set ran with its settings.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    id: str
-    label: int
-    defence: str
-    scope: Scope
-    sigma: float | None  # of the noise that the prompt was tuned with on the clean image; None where it was not
-    norm: Literal["linf", "l2"]
-    eps: float
-    attack: str  # name of the set
-    standard: bool
-    clean: int | None  # answer on the image as it is; None where the logits were not finite
-    broken_by: str | None  # "clean": wrong without an attack; None: no attack succeeded
-    answer: int | None  # on the attacked image
-    distance: float  # of the attacked image from the image; 0.0 where nothing was broken by an attack
-    seed: int
-
-    def __post_init__(self) -> None:
-        attacked = self.broken_by not in (None, "clean")
-        demands = [
-            (min(number for number in (self.label, self.clean, self.answer, 0) if number is not None) >= 0,
-             "a class number is negative"),
-            (math.isfinite(self.eps) and self.eps > 0, f"eps is {self.eps}, must be above 0"),
-            (0 <= self.distance <= self.eps * (1 + 1e-6) + 1e-6, f"distance {self.distance} is outside of {self.eps}"),
-            ((self.scope == "model") == (self.sigma is None), f"sigma is {self.sigma} with scope {self.scope}"),
-            ((self.broken_by == "clean") == (self.clean != self.label), "clean answer and broken_by differ"),
-            ((self.broken_by is None) == (self.answer == self.label), "answer and broken_by differ"),
-            (attacked or (self.distance == 0 and self.answer == self.clean), "an image that was not changed has moved"),
-        ]  # fmt: skip
-        wrong = [text for holds, text in demands if not holds]
-        if wrong:
-            raise ValueError("; ".join(wrong))
-
-    @property
-    def key(self) -> AttackedKey:
-        """What names this row within a run."""
-        return AttackedKey(self.id, self.eps, self.defence)
-
-    @property
-    def title(self) -> str:
-        """What tables call this attack."""
-        return attack_title(self.attack, self.norm, self.eps)
-
-
-def attack_title(attack: str, norm: str, eps: float) -> str:
-    """What tables call a set of attacks in a ball.
-
-    >>> attack_title("autoattack", "linf", 8 / 255)
-    'autoattack linf 8/255'
-    """
-    return f"{attack} {norm} {eps_text(eps)}"
-
-
-ATTACKED = checked_form(AttackedRow, SCHEMA_VERSION, parts="images or defences", command="attack")
-
-
-def read_attacked(path: Path) -> list[AttackedRow]:
-    """All whole rows of a file; a torn last line is left out. Raises RunError naming file and line."""
-    return read(path, ATTACKED)
-
-
-def summarise_attack(rows: Sequence[AttackedRow]) -> dict[str, Any]:
-    """What attacks add to summary.json: `robust_accuracy`, and `attack` with what it is read against.
-
-    Clean accuracy is that of the same images. With several eps, `broken_by` counts what any of those up to it broke.
     Raises RunError where rows of several attacks are mixed.
     """
     if len({(row.attack, row.norm, row.seed) for row in rows}) > 1:
@@ -107,28 +20,24 @@ def summarise_attack(rows: Sequence[AttackedRow]) -> dict[str, Any]:
     for row in rows:
         groups.setdefault(row.defence, []).append(row)
     clean = {name: [row for row in members if row.eps == levels[0]] for name, members in groups.items()}
-    return {
-        "robust_accuracy": {
+    return AttackedSummary(
+        name=first.attack,
+        norm=first.norm,
+        eps=tuple(levels),
+        standard=all(row.standard for row in rows),
+        images=len({row.id for row in rows}),
+        defences=tuple(groups),
+        scope={name: members[0].scope for name, members in groups.items()},
+        sigma=next((row.sigma for row in rows if row.sigma is not None), None),
+        clean_accuracy={name: share_of(row.broken_by != "clean" for row in members) for name, members in clean.items()},
+        broken_by={
+            name: {title: _counts(part) for title, part in _by_title(members)} for name, members in groups.items()
+        },
+        robust_accuracy={
             name: {title: share_of(row.broken_by is None for row in part) for title, part in _by_title(members)}
             for name, members in groups.items()
         },
-        "attack": {
-            "name": first.attack,
-            "norm": first.norm,
-            "eps": levels,
-            "standard": all(row.standard for row in rows),
-            "images": len({row.id for row in rows}),
-            "defences": list(groups),
-            "scope": {name: members[0].scope for name, members in groups.items()},
-            "sigma": next((row.sigma for row in rows if row.sigma is not None), None),
-            "clean_accuracy": {
-                name: share_of(row.broken_by != "clean" for row in members) for name, members in clean.items()
-            },
-            "broken_by": {
-                name: {title: _counts(part) for title, part in _by_title(members)} for name, members in groups.items()
-            },
-        },
-    }
+    )
 
 
 def _by_title(rows: Sequence[AttackedRow]) -> list[tuple[str, list[AttackedRow]]]:

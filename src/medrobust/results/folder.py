@@ -2,52 +2,74 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
 from medrobust.errors import RunError
-from medrobust.results.attacked import AttackedRow, read_attacked, summarise_attack
-from medrobust.results.records import Row, read_rows
-from medrobust.results.report.html import write_report
-from medrobust.results.tables import SCHEMA_VERSION, Summary, summarise, write_summary
+from medrobust.files import replace_text
+from medrobust.results.attacked import summarise_attack
+from medrobust.results.beside import AttackNotes, Example, read_audit, read_examples, read_notes, record_from
+from medrobust.results.findings import joint
+from medrobust.results.page import page
+from medrobust.results.report import RunReport
+from medrobust.results.rows.attacked import AttackedRow, read_attacked
+from medrobust.results.rows.certified import CertifiedRow, read_rows
+from medrobust.results.sections import SECTIONS
+from medrobust.results.summary import RunSummary, write_summary
+from medrobust.results.tables import summarise
+from medrobust.results.values import to_json
 from medrobust.smoothing.bounds import RADII
 
 
 def publish(
-    folder: Path,
-    radii: Sequence[float],
-    environment: Mapping[str, Any],
-    *,
-    examples: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """Write summary.json, results.md, certified_accuracy.svg and report.html; the summary comes back.
+    folder: Path, radii: Sequence[float], environment: Mapping[str, Any], *, examples: Sequence[Example] = ()
+) -> RunSummary:
+    """Write summary.json, results.md, the curves and report.html; the summary comes back.
 
-    Raises RunError where there are no rows or the folder cannot be written.
+    `environment` is what environment.json holds. Raises RunError where there are no rows or the folder cannot be
+    written.
     """
     rows, attacked = read_folder(folder)
-    notes = read_notes(folder) or {} if attacked else {}
+    notes = read_notes(folder) if attacked else None
     summary = summarise_run(rows, attacked, radii, notes)
     write_summary(folder / "summary.json", summary)
     if examples:
-        (folder / "examples.json").write_text(json.dumps(list(examples)) + "\n", encoding="utf-8")
-    write_report(
-        folder,
+        kept = json.dumps(to_json(list(examples))) + "\n"
+        replace_text(folder / "examples.json", kept)
+    write_report(folder, RunReport(
         summary=summary,
-        rows=rows,
+        rows=joint(rows),
         experiment=yaml.safe_load((folder / "experiment.yaml").read_text(encoding="utf-8")),
-        environment=environment["environment"],
-        task=environment["task"],
-        model={"source": environment["model"]["name"], **environment["model"]},
-        examples=list(examples),
+        record=record_from(environment),
+        examples=examples,
         audit=read_audit(folder),
         notes=notes,
-    )
+    ))  # fmt: skip
     return summary
 
 
-def read_folder(folder: Path) -> tuple[list[Row], list[AttackedRow]]:
+def republish(folder: Path) -> RunSummary:
+    """The same from what the folder holds, for instance after a run was stopped half-way.
+
+    Raises RunError where it is no run folder.
+    """
+    try:
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        record_from(environment)
+        experiment = yaml.safe_load((folder / "experiment.yaml").read_bytes())
+        certify = experiment.get("certify") or experiment  # of version 1, which certifies and has no parts
+        radii = [float(radius) for radius in certify.get("radii", RADII)]
+        examples = read_examples(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RunError(f"{folder} is no run folder: {error}") from error
+    return publish(folder, radii, environment, examples=examples)
+
+
+def read_folder(folder: Path) -> tuple[list[CertifiedRow], list[AttackedRow]]:
     """Certificates and attacked images of a run; one of them may be missing. Raises RunError."""
     certified, attacked = folder / "certified.jsonl", folder / "attacked.jsonl"
     there = read_attacked(attacked) if attacked.exists() else []
@@ -55,61 +77,46 @@ def read_folder(folder: Path) -> tuple[list[Row], list[AttackedRow]]:
 
 
 def summarise_run(
-    rows: Sequence[Row], attacked: Sequence[AttackedRow], radii: Sequence[float], notes: Mapping[str, Any]
-) -> Summary:
-    """What summary.json holds, of certificates, of attacked images, or of both.
+    rows: Sequence[CertifiedRow],
+    attacked: Sequence[AttackedRow],
+    radii: Sequence[float],
+    notes: AttackNotes | None = None,
+) -> RunSummary:
+    """The numbers of certificates, of attacked images, or of both.
 
     Raises RunError where there are neither, or where rows of several runs are mixed.
     """
     if not attacked:
-        return summarise(rows, radii)
-    found = summarise_attack(attacked)
-    found["attack"] |= {"titles": notes.get("titles", {}), "flags": _flags(notes)}
-    if rows:
-        return {**summarise(rows, radii), **found}
-    shared = {name: found["attack"][name] for name in ("images", "defences", "scope", "clean_accuracy")}
-    return {"schema_version": SCHEMA_VERSION, "sigmas": [], "by_sigma": {}, **shared, **found}
+        return RunSummary(summarise(rows, radii))
+    attack = summarise_attack(attacked)
+    if notes:
+        attack = replace(attack, titles=notes.titles, flags=notes.all_flags)
+    return RunSummary(summarise(rows, radii) if rows else (), attack)
 
 
-def _flags(notes: Mapping[str, Any]) -> dict[str, list[str]]:
-    over_all = notes.get("black_box", {})
-    flags = {name: [*said, over_all.get(name)] for name, said in notes.get("flags", {}).items()}
-    return {name: [sentence for sentence in said if sentence] for name, said in flags.items()}
+def write_report(folder: Path, report: RunReport) -> Path:
+    """Write report.html, results.md, and the curves as SVG into a run folder; the page's path comes back.
 
-
-def read_audit(folder: Path) -> dict[str, Any] | None:
-    """What `medrobust audit` has found in this run, or None; raises RunError where it cannot be read."""
-    return _read_beside(folder / "audit.json", "audit")
-
-
-def read_notes(folder: Path) -> dict[str, Any] | None:
-    """What `medrobust attack` says of this run beside its rows, or None; raises RunError where it cannot be read."""
-    return _read_beside(folder / "attacked.json", "attack")
-
-
-def _read_beside(path: Path, command: str) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise RunError(f"{path} cannot be read ({problem}); run `medrobust {command}` on the folder again") from problem
-    if not isinstance(found, dict) or found.get("schema_version") != 1:
-        raise RunError(f"{path} is of another version; run `medrobust {command}` on the folder again")
-    return dict(found)
-
-
-def republish(folder: Path) -> dict[str, Any]:
-    """The same from what the folder holds, for instance after a run was stopped half-way.
-
-    Raises RunError where it is no run folder.
+    The same report gives the same bytes. Raises RunError where the folder cannot be written.
     """
-    try:
-        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        experiment = yaml.safe_load((folder / "experiment.yaml").read_text(encoding="utf-8"))
-        shown = folder / "examples.json"
-        examples = json.loads(shown.read_text(encoding="utf-8")) if shown.exists() else []
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{folder} is no run folder: {error}") from error
-    certify = experiment.get("certify") or experiment  # of version 1, which certifies and has no parts
-    return publish(folder, certify.get("radii", RADII), environment, examples=examples)
+    sections = [make(report) for make in SECTIONS]
+    for one in sections:
+        for name, svg in one.figures.items():
+            replace_text(folder / f"{name}.svg", svg)
+    replace_text(folder / "results.md", "\n".join(one.markdown for one in sections if one.markdown))
+    levels, task = report.summary.levels, report.record.task
+    kind = "certified robustness" if levels else "robustness"
+    name, count = Markup("<b>{}</b>").format(report.record.model.name), len(task.classes)
+    noise = " · noise σ " + ", ".join(f"{level.sigma:g}" for level in levels) if levels else ""
+    path = folder / "report.html"
+    replace_text(path, page(
+        title=f"Robustness report: {task.title}, {report.record.model.name}",
+        eyebrow=f"{kind} report",
+        heading=task.title,
+        under=f"Model {name} · {report.summary.images} images · {count} "
+        f"{'findings' if task.absent else 'classes'}{noise}",
+        sections=[one.html for one in sections],
+        source="<code>certified.jsonl</code>; every radius on this page can be recomputed from that file"
+        if levels else "<code>attacked.jsonl</code>",
+    ))  # fmt: skip
+    return path

@@ -8,7 +8,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
@@ -16,17 +16,18 @@ from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 from pydantic import TypeAdapter, ValidationError
 
 from medrobust.errors import RunError, StorageError
+from medrobust.results.values import reason_of
 
 
 @runtime_checkable
-class Record(Protocol):
+class Keyed(Protocol):
     """A row; its key names it within a run, and reads well in a sentence."""
 
     @property
     def key(self) -> Hashable: ...
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=Keyed)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Form(Generic[R]):
 
 
 def checked_form(row: Callable[..., R], version: int, *, parts: str, command: str) -> Form[R]:
-    """Of a dataclass: one line of ASCII JSON with its newline, keys in its order; types are checked when it is read."""
+    """The form of a dataclass: one line of ASCII JSON with its newline, keys in its order; reading checks its types."""
 
     @cache
     def reader() -> Any:  # a TypeAdapter, which beartype does not know
@@ -50,20 +51,21 @@ def checked_form(row: Callable[..., R], version: int, *, parts: str, command: st
         return json.dumps(asdict(one), allow_nan=False) + "\n"  # type: ignore[call-overload]
 
     def from_line(line: str) -> R:
-        values_of(line, cast(type, row), version)
+        values = values_of(line, cast(type, row), version)
+        text = json.dumps(values, ensure_ascii=False).encode(errors="replace")
         try:
-            found: R = reader().validate_json(line, strict=True)
+            found: Any = reader().validate_json(text, strict=True)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ValueError(f"{where + ': ' if where else ''}{first['msg']}") from error
-        return found
+            raise ValueError(reason_of(error)) from error
+        # a file name that is no UTF-8 has half characters, which pydantic refuses
+        odd = {name: value for name, value in values.items() if isinstance(value, str) and not value.isascii()}
+        return cast(R, replace(found, **odd)) if b"?" in text and odd else cast(R, found)
 
     return Form(to_line, from_line, parts, command)
 
 
 def values_of(line: str, row: type, version: int) -> dict[str, Any]:
-    """What a line holds for a kind of row, a dataclass, each key there and none besides; its values unchecked.
+    """The values of a line for a kind of row, a dataclass, each key there and none besides; unchecked.
 
     Raises ValueError that says what is wrong (JSONDecodeError where it is no JSON).
     """
@@ -79,7 +81,7 @@ def values_of(line: str, row: type, version: int) -> dict[str, Any]:
     return values
 
 
-def read(path: Path, form: Form[R]) -> list[R]:
+def read_journal(path: Path, form: Form[R]) -> list[R]:
     """All whole rows of a file; a torn last line is left out. Raises RunError naming file and line."""
     try:
         return _scan(path, form)[0]

@@ -5,17 +5,121 @@ Reference for the question: Han et al., Findings of EMNLP 2024, arXiv 2407.02716
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from medrobust.errors import ModelError
-from medrobust.smoothing.bounds import interval
+from medrobust.errors import ModelError, RunError
+from medrobust.results.page import NOTICE
+from medrobust.results.rows.attacked import attack_title
+from medrobust.results.values import from_json, to_json
+from medrobust.smoothing.bounds import Interval, interval
+from medrobust.words import eps_text
 
-Share = Mapping[str, Any]
-Found = Mapping[str, Mapping[str, Any]]  # what probe.json says of each model
+CLEAN = "clean"  # names the curve without an attack
 
 
-def upstream_noise(model: str) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Upstream:
+    """The share of a model's training pairs that was attacked, and the seed of its training."""
+
+    share: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of a model's features, largest first as shares of their sum; their entropy in nats."""
+
+    shares: tuple[float, ...]
+    entropy: float
+
+
+@dataclass(frozen=True)
+class ProbedModel:
+    """Heads on one model: clean accuracy by recipe, accuracy under attack by recipe and attack.
+
+    `noise` is None where nothing is known of attacked pairs upstream.
+    """
+
+    model: str
+    sha256: str | None
+    noise: Upstream | None
+    images: int
+    clean_accuracy: Mapping[str, Interval]
+    robust_accuracy: Mapping[str, Mapping[str, Interval]]
+    flags: Mapping[str, tuple[str, ...]]
+    spectrum: Spectrum
+
+    def share_of(self, recipe: str, title: str) -> Interval:
+        """Clean accuracy, or that under the attack of this title."""
+        return self.clean_accuracy[recipe] if title == CLEAN else self.robust_accuracy[recipe][title]
+
+
+class MeanShare(NamedTuple):
+    """A mean of shares of the same images with its interval, and the shares themselves."""
+
+    value: float
+    low: float
+    high: float
+    total: int
+    models: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The mean over the models of one attacked share."""
+
+    share: float
+    value: float
+    low: float
+    high: float
+    total: int
+    models: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class AttackUsed:
+    """The set of attacks and its balls."""
+
+    name: str
+    norm: str
+    eps: tuple[float, ...]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Clean and every attack by the title that summaries give it, and the column's head in a table."""
+        robust = {attack_title(self.name, self.norm, eps): f"robust {self.norm} {eps_text(eps)}" for eps in self.eps}
+        return {CLEAN: "clean"} | robust
+
+
+@dataclass(frozen=True)
+class ProbeSummary:
+    """Heads compared, as in probe.json: on one or several models, and what attacked pairs upstream cost them."""
+
+    data: str
+    split: str
+    attack: AttackUsed
+    models: Mapping[str, ProbedModel]
+    noise_curves: Mapping[str, Mapping[str, tuple[CurvePoint, ...]]] = field(default_factory=dict)
+    schema_version: int = 1
+    notice: str = NOTICE
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of probe.json."""
+        found: dict[str, Any] = to_json(self)
+        return found
+
+
+def read_probe(path: Path) -> ProbeSummary:
+    """A comparison that `medrobust probe` wrote. Raises RunError where it cannot be read."""
+    try:
+        return from_json(ProbeSummary, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as problem:
+        raise RunError(f"{path} cannot be read ({problem}); run `medrobust probe` into that folder again") from problem
+
+
+def read_upstream(model: str) -> Upstream | None:
     """Share and seed that `medrobust pretrain --noise` left beside a model; None where it left nothing.
 
     Raises ModelError for a noise.json that does not hold them.
@@ -24,73 +128,73 @@ def upstream_noise(model: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        noise = {"share": float(said["share"]), "seed": int(said["seed"])}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return from_json(Upstream, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise ModelError(
-            f"{path} does not say share and seed ({type(error).__name__} {error}); write it again with "
-            "`medrobust pretrain --noise`, or remove it"
+            f"{path} does not say share and seed ({error}); write it again with `medrobust pretrain --noise`, or "
+            "remove it"
         ) from error
-    return noise
 
 
-def noise_curves(models: Found) -> dict[str, dict[str, list[dict[str, Any]]]]:
+def upstream_curves(models: Mapping[str, ProbedModel]) -> dict[str, dict[str, tuple[CurvePoint, ...]]]:
     """For each recipe, and for `clean` and each attack: the points of a curve over the attacked share.
 
     A point is the mean over the models of that share. Its interval is the exact 95 % one of as many hits of one model's
     images as the mean has, rounded outwards: more seeds do not narrow it, because all models answer the same images.
     Empty where fewer than two shares are known.
     """
-    groups = by_share(models)
+    groups = by_upstream(models)
     if len(groups) < 2:
         return {}
-    return {recipe: _curves_of(recipe, groups) for recipe in next(iter(models.values()))["clean_accuracy"]}
+    return {recipe: _curves_of(recipe, groups) for recipe in next(iter(models.values())).clean_accuracy}
 
 
-def by_share(models: Found) -> dict[float, list[Mapping[str, Any]]]:
+def by_upstream(models: Mapping[str, ProbedModel]) -> dict[float, list[ProbedModel]]:
     """The models whose attacked share is known, by share, smallest first."""
-    known = [found for found in models.values() if found.get("noise")]
-    shares = sorted({found["noise"]["share"] for found in known})
-    return {share: [found for found in known if found["noise"]["share"] == share] for share in shares}
+    groups: dict[float, list[ProbedModel]] = {}
+    known = [(found.noise.share, found) for found in models.values() if found.noise]
+    for share, found in sorted(known, key=lambda pair: pair[0]):
+        groups.setdefault(share, []).append(found)
+    return groups
 
 
-def mean_spectra(models: Found) -> dict[float, dict[str, Any]]:
+def mean_spectra(models: Mapping[str, ProbedModel]) -> dict[float, Spectrum]:
     """For each attacked share the mean of its models' spectra; empty where these differ in length."""
-    groups = by_share(models)
-    lengths = {len(found["spectrum"]["shares"]) for members in groups.values() for found in members}
+    groups = by_upstream(models)
+    lengths = {len(found.spectrum.shares) for members in groups.values() for found in members}
     if len(groups) < 2 or len(lengths) != 1:
         return {}
     return {
-        share: {
-            "shares": [_mean(values) for values in zip(*(one["spectrum"]["shares"] for one in members), strict=True)],
-            "entropy": _mean([one["spectrum"]["entropy"] for one in members]),
-        }
+        share: Spectrum(
+            tuple(_mean(values) for values in zip(*(one.spectrum.shares for one in members), strict=True)),
+            _mean([one.spectrum.entropy for one in members]),
+        )
         for share, members in groups.items()
     }
 
 
-def _curves_of(recipe: str, groups: Mapping[float, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    curves: dict[str, list[dict[str, Any]]] = {}
-    for share, members in groups.items():
-        parts: dict[str, list[Share]] = {"clean": [one["clean_accuracy"][recipe] for one in members]}
-        for title in members[0]["robust_accuracy"][recipe]:
-            parts[title] = [one["robust_accuracy"][recipe][title] for one in members]
-        for title, found in parts.items():
-            curves.setdefault(title, []).append({"share": share, **averaged(found)})
-    return curves
-
-
-def averaged(parts: Sequence[Share]) -> dict[str, Any]:
-    """Mean of shares of the same images, the shares themselves, and the interval as `noise_curves` says."""
-    total, hits = parts[0]["total"], [part["hits"] for part in parts]
-    least, most = sum(hits) // len(hits), -(-sum(hits) // len(hits))
+def _curves_of(recipe: str, groups: Mapping[float, Sequence[ProbedModel]]) -> dict[str, tuple[CurvePoint, ...]]:
+    titles = [CLEAN, *next(iter(groups.values()))[0].robust_accuracy[recipe]]
     return {
-        "value": sum(hits) / len(hits) / total,
-        "low": interval(least, total).low,
-        "high": interval(most, total).high,
-        "total": total,
-        "models": [part["value"] for part in parts],
+        title: tuple(
+            CurvePoint(share, *averaged([one.share_of(recipe, title) for one in members]))
+            for share, members in groups.items()
+        )
+        for title in titles
     }
+
+
+def averaged(parts: Sequence[Interval]) -> MeanShare:
+    """Mean of shares of the same images, the shares themselves, and the interval as `upstream_curves` says."""
+    total, hits = parts[0].total, [part.hits for part in parts]
+    least, most = sum(hits) // len(hits), -(-sum(hits) // len(hits))
+    return MeanShare(
+        value=sum(hits) / len(hits) / total,
+        low=interval(least, total).low,
+        high=interval(most, total).high,
+        total=total,
+        models=tuple(part.value for part in parts),
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -8,7 +8,7 @@ from medrobust.attacks import AttackError, masking
 from medrobust.attacks.attack import in_batches
 from medrobust.attacks.losses import wrong
 from medrobust.attacks.search import answer
-from medrobust.jobs.attack.notes import AttackNotes
+from medrobust.jobs.attack.notes import GatheredNotes
 from medrobust.jobs.attack.settings import attack_of, attacks_of, check_attack, passes, sigma_of
 from medrobust.jobs.attack.work import Attacking, black_box, read, units_of, work_on
 from medrobust.jobs.bench import environment_of, prepare
@@ -16,9 +16,11 @@ from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.fitting import fit_all
 from medrobust.jobs.folder import RunFolder
 from medrobust.jobs.job import Kind, Notes, Opening
-from medrobust.results.attacked import ATTACKED, AttackedRow, read_attacked
+from medrobust.results import RunSummary
 from medrobust.results.folder import republish
+from medrobust.results.rows.attacked import ATTACKED, AttackedRow, read_attacked
 from medrobust.tell import Tell
+from medrobust.words import duration
 
 
 def open_attack(opening: Opening[Experiment]) -> Attacking:
@@ -92,26 +94,28 @@ def cost(opened: Attacking, left: float) -> Sequence[str]:
     """The rows still to come, and how long they take at most."""
     total = sum(len(unit.keys) for unit in units_of(opened))
     todo = round(left * total)
-    return [f"{todo} of {total} to do; {_duration(opened.seconds * todo)}"]
+    return [
+        f"{todo} of {total} to do; at most about {duration(opened.seconds * todo)} here, less where images break early"
+    ]
 
 
 def keep_notes(folder: RunFolder, notes: Notes) -> None:
     """Add the notes of a unit to attacked.json, before its rows are written."""
-    there = AttackNotes.open(folder.path)
-    there.add(AttackNotes(**notes))
+    there = GatheredNotes.open(folder.path)
+    there.add(GatheredNotes(**notes))
     there.keep(folder.path)
 
 
-def publish_attacked(folder: RunFolder, opened: Attacking, tell: Tell) -> dict[str, Any]:
+def publish_attacked(folder: RunFolder, opened: Attacking, tell: Tell) -> RunSummary:
     """Flags over all rows, then summary and report; the flags are said."""
-    notes, rows = AttackNotes.open(folder.path), read_attacked(folder.path / "attacked.jsonl")
+    notes, rows = GatheredNotes.open(folder.path), read_attacked(folder.path / "attacked.jsonl")
     largest = opened.settings.balls[-1].eps  # what was broken in a smaller ball is broken there too
     for f in opened.fitted:
         found = [row for row in rows if row.defence == f.name and row.eps == largest]
         notes.black_box[f.name] = black_box(opened.attacks, found)
     notes.keep(folder.path)
     summary = republish(folder.path)
-    for defence, sentences in summary["attack"]["flags"].items():
+    for defence, sentences in summary.attacked.flags.items():
         for sentence in sentences:
             tell.say(f"{defence}: {sentence}")
     return summary
@@ -126,7 +130,7 @@ def _told(experiment: Experiment) -> str:
     return f"attacked by {settings.name} in {settings.told}"
 
 
-ATTACK: Kind[Experiment, Attacking, AttackedRow, dict[str, Any]] = Kind(
+ATTACK: Kind[Experiment, Attacking, AttackedRow, RunSummary] = Kind(
     name="attack",
     settings=Experiment,
     settings_file="experiment.yaml",
@@ -142,8 +146,3 @@ ATTACK: Kind[Experiment, Attacking, AttackedRow, dict[str, Any]] = Kind(
     environment=_environment,
     publish=publish_attacked,
 )
-
-
-def _duration(seconds: float) -> str:
-    told = f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:,.0f} min"
-    return f"at most about {told} here, less where images break early"

@@ -14,12 +14,12 @@ from medrobust.attacks.attack import in_batches
 from medrobust.attacks.report import Report
 from medrobust.attacks.search import answer
 from medrobust.attacks.suite import run_suite
-from medrobust.jobs.attack.notes import AttackNotes
+from medrobust.jobs.attack.notes import GatheredNotes
 from medrobust.jobs.bench import Bench
 from medrobust.jobs.fitting import Fitted, tuned_on
 from medrobust.jobs.job import Done, Unit, Work
 from medrobust.jobs.parts import AttackSettings
-from medrobust.results.attacked import AttackedKey, AttackedRow
+from medrobust.results.rows.attacked import AttackedKey, AttackedRow
 from medrobust.seeds import stream
 from medrobust.tell import SILENT, Tell
 from medrobust.types import Classifier, Images, Labels, Logits
@@ -85,7 +85,7 @@ def work_on(opened: Attacking) -> Work[AttackedRow]:
 
     def work(unit: Unit) -> Done[AttackedRow]:
         start, stop, place = (int(value) for value in unit.what)
-        fitted, notes = opened.fitted[place], AttackNotes.empty()
+        fitted, notes = opened.fitted[place], GatheredNotes.empty()
         if start == 0:
             notes.flag(fitted.name, *probe(opened, fitted))
         rows = {row.key: row for row in attack_batch(opened, fitted, block(start, stop), notes)}
@@ -94,14 +94,14 @@ def work_on(opened: Attacking) -> Work[AttackedRow]:
     return work
 
 
-def attack_batch(opened: Attacking, fitted: Fitted, batch: Batch, notes: AttackNotes) -> list[AttackedRow]:
+def attack_batch(opened: Attacking, fitted: Fitted, batch: Batch, notes: GatheredNotes) -> list[AttackedRow]:
     """One batch under one defence; where prompts are tuned on the input, image by image."""
     parts = _parts(opened, fitted, batch)
     return [row for classifier, part in parts for row in attack_part(opened, fitted.name, classifier, part, notes)]
 
 
 def attack_part(
-    opened: Attacking, defence: str, classifier: Classifier, batch: Batch, notes: AttackNotes
+    opened: Attacking, defence: str, classifier: Classifier, batch: Batch, notes: GatheredNotes
 ) -> Iterator[AttackedRow]:
     """Ball after ball, the smallest first, each at the images that those inside it have left.
 
@@ -118,7 +118,7 @@ def attack_part(
 
 
 def attack_in_ball(
-    opened: Attacking, defence: str, classifier: Classifier, batch: Batch, ball: Ball, notes: AttackNotes
+    opened: Attacking, defence: str, classifier: Classifier, batch: Batch, ball: Ball, notes: GatheredNotes
 ) -> list[AttackedRow]:
     """All attacks at these images, in one ball."""
     report = run_suite(

@@ -1,95 +1,216 @@
-"""A run's certificates put to the test: recomputed, attacked inside their radius, drawn again; kept in audit.json."""
+"""Audit: a run's certificates recomputed, attacked inside their radius and drawn again; rows in audited.jsonl."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from medrobust.errors import ConfigError, RunError
 from medrobust.files import replace_text
-from medrobust.jobs.audit.checks import Block, attacks, borders, records, redraws
-from medrobust.jobs.certify import Certifying, reopen_certified
+from medrobust.jobs.audit import sample
+from medrobust.jobs.audit.checks import Audited, attack, border, record, redraw
+from medrobust.jobs.certify import CERTIFY, Certifying
+from medrobust.jobs.executors import here
+from medrobust.jobs.experiment import Experiment, load_experiment
+from medrobust.jobs.folder import RunFolder
+from medrobust.jobs.job import NOTHING, Done, Execute, Given, Kind, Notes, Opening, Unit, Work, carry_out, reopen
 from medrobust.jobs.parts import AuditSettings
-from medrobust.results import Row, read_rows
+from medrobust.results import CertifiedRow, read_rows
+from medrobust.results.audit_summary import AuditSummary, Pictures
+from medrobust.results.audited import summarise_audit
 from medrobust.results.folder import republish
+from medrobust.results.rows.audited import AUDITED, AuditKey, AuditRow, BorderTried, read_audited
 from medrobust.smoothing.encoding import seconds_a_copy
 from medrobust.tell import SILENT, Tell
+from medrobust.words import duration
 
-SCHEMA_VERSION = 1
+ROWS = "audited.jsonl"
+_PICTURES = "audit-pictures.json"  # of broken certificates
+_CANDIDATES = 5  # pairs of images for each border image
 
-Audit = dict[str, Any]  # as in audit.json
 
-
-def audit(folder: Path, depth: AuditSettings | None = None, *, tell: Tell = SILENT) -> Audit:
+def audit(
+    folder: Path,
+    settings: AuditSettings | None = None,
+    *,
+    execute: Execute = here,
+    tell: Tell = SILENT,
+    given: Given = NOTHING,
+) -> AuditSummary:
     """Check a run's certificates, keep what was found in audit.json, and tell it in the run's report.
 
-    What is finished stays when it is interrupted; `complete` says whether all was done. Raises MedrobustError.
+    An interrupted audit goes on; one with other settings begins anew. Raises MedrobustError.
     """
-    depth = depth or AuditSettings()
-    rows = read_rows(folder / "certified.jsonl")
-    expected = forecast(rows, depth)
-    tell.say(expected.told)
-    found: Audit = {
-        "schema_version": SCHEMA_VERSION,
-        "complete": False,
-        "rows": len(rows),
-        "settings": depth.model_dump(),
-    }
-    found["scopes"] = {row.called: row.scope for row in rows}
-    _keep_each(folder, found, "records", records(rows, tell))
-    if not depth.records_only:
-        opened = reopen_certified(folder, tell)
-        tell.say(f"about {_minutes(expected.passes, opened)} here")
-        _keep_each(folder, found, "attacks", attacks(rows, opened, depth, tell))
-        _keep_each(folder, found, "redraws", redraws(rows, opened, depth, tell))
-        _keep_each(folder, found, "borders", borders(rows, opened, depth, tell))
-    found["complete"] = True
-    _keep(folder, found)
-    republish(folder)
-    return found
+    path = folder / "experiment.yaml"
+    if not path.exists():
+        raise RunError(f"{folder} is no run folder: it has no experiment.yaml")
+    experiment = load_experiment(path).model_copy(update={"audit": settings or AuditSettings()})
+    return carry_out(AUDIT, experiment, folder, execute=execute, tell=tell, given=given)
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What an audit will do, in a sentence, and in noisy copies of images to encode."""
+def settings_of(experiment: Experiment) -> AuditSettings:
+    """How an experiment is audited. Raises ConfigError where it is not."""
+    if experiment.audit is None:
+        raise ConfigError("the experiment has no part `audit`")
+    return experiment.audit
+
+
+def open_audit(opening: Opening[Experiment]) -> Audited:
+    """The certificates to check, and what they were made with. Raises RunError where there are none."""
+    folder, settings, tell = opening.folder, settings_of(opening.settings), opening.tell
+    rows = read_rows(folder.path / "certified.jsonl")
+    if opening.learn:
+        tell.say(forecast(rows, settings).told)
+    audited = Audited(rows, settings)
+    if not settings.records_only:
+        pairs = list(islice(sample.opposed(rows, settings.seed), _CANDIDATES * settings.border))
+        audited = audited._replace(
+            attacked=[row for few in sample.certified(rows, settings.attacks, settings.seed).values() for row in few],
+            redrawn=sample.levels(rows, settings.redraws, settings.seed),
+            opposed=[pairs[place :: settings.border] for place in range(min(settings.border, len(pairs)))],
+            run=reopen(CERTIFY, folder, tell, opening.given),
+        )
+    if opening.learn:
+        _forget_others(folder, units_of(audited))
+    return audited
+
+
+def _forget_others(folder: RunFolder, units: Sequence[Unit]) -> None:
+    """Remove the rows of an audit of other certificates: a run that was extended since is audited anew."""
+    path, plan = folder.path / ROWS, [key for unit in units for key in unit.keys]
+    there = [row.key for row in read_audited(path)] if path.exists() else []
+    if there != plan[: len(there)]:
+        path.unlink()
+    if not path.exists():
+        (folder.path / _PICTURES).unlink(missing_ok=True)
+
+
+def units_of(audited: Audited) -> list[Unit]:
+    """All records at once; then a unit a certificate attacked, an image drawn again, and a border image."""
+    units = [Unit(tuple(AuditKey("record", row.id, row.sigma, row.name) for row in audited.rows), ("record", 0))]
+    for place, row in enumerate(audited.attacked):
+        units.append(Unit((AuditKey("attack", row.id, row.sigma, row.name),), ("attack", place)))
+    for place, there in enumerate(audited.redrawn):
+        keys = [AuditKey("redraw", row.id, row.sigma, row.name) for row in there.values()]
+        units.append(Unit(tuple(keys), ("redraw", place)))
+    for place, pairs in enumerate(audited.opposed):
+        keys = [AuditKey("border", one.id, one.sigma, one.name, two.id) for one, two in pairs]
+        units.append(Unit(tuple(keys), ("border", place)))
+    return units
+
+
+def work_on(audited: Audited) -> Work[AuditRow]:
+    """Carries out the check of a unit."""
+
+    def work(unit: Unit) -> Done[AuditRow]:
+        check, place = str(unit.what[0]), int(unit.what[1])
+        match check:
+            case "record":
+                return Done([record(row) for row in audited.rows])
+            case "attack":
+                row, shown = attack(audited, audited.attacked[place])
+                return Done([row], {"pictures": [[list(row.key), dict(shown)]]} if shown else {})
+            case "redraw":
+                return Done(list(redraw(audited, audited.redrawn[place])))
+        return Done(list(border(audited, audited.opposed[place])))
+
+    return work
+
+
+class Forecast(NamedTuple):
+    """An audit's plan in a sentence, and its cost in noisy copies of images to encode."""
 
     passes: int
     told: str
 
 
-def forecast(rows: Sequence[Row], depth: AuditSettings) -> Forecast:
+def forecast(rows: Sequence[CertifiedRow], settings: AuditSettings) -> Forecast:
     """From the records alone; an encoder each."""
     said = f"recompute {len(rows)} radii"
-    if depth.records_only or not rows:
+    if settings.records_only or not rows:
         return Forecast(0, f"{said} from their records; neither model nor images are needed")
-    defences = {row.called: row.scope for row in rows}
+    defences = {row.name: row.scope for row in rows}
     tuned = sum(scope != "model" for scope in defences.values())
-    attacked = sum(min(depth.attacks, sum(row.called == name and row.radius > 0 for row in rows)) for name in defences)
+    attacked = sum(min(settings.attacks, sum(row.name == name and row.radius > 0 for row in rows)) for name in defences)
     typical = sum(row.drawn + row.selection for row in rows) / len(rows)
-    again = min(depth.redraws, len({(row.id, row.sigma) for row in rows}))
-    passes = attacked * (depth.an_attack + depth.judge * (1 + tuned / len(defences)))
-    passes += again * ((1 + depth.repeats) * typical + depth.reference) + depth.border * depth.a_border
+    again = min(settings.redraws, len({(row.id, row.sigma) for row in rows}))
+    passes = attacked * (settings.an_attack + settings.judge * (1 + tuned / len(defences)))
+    passes += again * ((1 + settings.repeats) * typical + settings.reference) + settings.border * settings.a_border
     told = (
         f"{said}, attack {attacked} certificates inside their radius, certify {again} images again, and try "
-        f"{depth.border} border images {depth.tries} times each: about {passes:,.0f} encoder passes, as many as "
+        f"{settings.border} border images {settings.tries} times each: about {passes:,.0f} encoder passes, as many as "
         f"certifying {passes / typical:,.0f} images"
     )
     return Forecast(int(passes), told)
 
 
-def _minutes(passes: int, opened: Certifying) -> str:
-    image = opened.bench.data.read(0).to(opened.bench.model.device)
-    level = opened.bench.levels[0]
-    first = [opened.fitted[0].classifier]
-    seconds = passes * seconds_a_copy(first, image, level, opened.sampler)
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:,.0f} min"
+def cost(audited: Audited, left: float) -> Sequence[str]:
+    """The time that the checks still to come take, where there is a model to measure it with."""
+    if audited.run is None:
+        return []
+    passes = forecast(audited.rows, audited.settings).passes * left
+    return [f"about {duration(passes * _seconds(audited.run))} here"]
 
 
-def _keep_each(folder: Path, found: Audit, name: str, blocks: Iterator[Block]) -> None:
-    for block in blocks:
-        found[name] = block
-        _keep(folder, found)
+def _seconds(opened: Certifying) -> float:
+    bench, first = opened.bench, [opened.fitted[0].classifier]
+    return seconds_a_copy(first, bench.data.read(0).to(bench.model.device), bench.levels[0], opened.sampler)
 
 
-def _keep(folder: Path, found: Audit) -> None:
-    replace_text(folder / "audit.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
+def keep_pictures(folder: RunFolder, notes: Notes) -> None:
+    """Keep pictures of broken certificates, before their rows are written."""
+    there = _read_pictures(folder.path)
+    there |= {AuditKey(*key): shown for key, shown in notes["pictures"]}
+    told = [[list(key), dict(shown)] for key, shown in there.items()]
+    replace_text(folder.path / _PICTURES, json.dumps(told) + "\n")
+
+
+def _read_pictures(folder: Path) -> dict[AuditKey, Pictures]:
+    path = folder / _PICTURES
+    found: list[Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return {AuditKey(*key): shown for key, shown in found}
+
+
+def publish_audit(folder: RunFolder, audited: Audited, tell: Tell) -> AuditSummary:
+    """Write audit.json from the rows, and the run's report anew."""
+    rows, settings = read_audited(folder.path / ROWS), audited.settings
+    tried = sum(isinstance(row.found, BorderTried) and row.found.tries > 0 for row in rows)
+    if tried < settings.border and not settings.records_only:
+        tell.say(f"{tried} border images found: few images of one defence are certified for different classes")
+    found = summarise_audit(
+        rows, audited.rows, settings.model_dump(), complete=True, pictures=_read_pictures(folder.path)
+    )
+    replace_text(folder.path / "audit.json", found.to_text())
+    republish(folder.path)
+    return found
+
+
+def _environment(audited: Audited) -> Mapping[str, Any]:
+    return {} if audited.run is None else CERTIFY.environment(audited.run)
+
+
+def _told(experiment: Experiment) -> str:
+    settings = settings_of(experiment)
+    if settings.records_only:
+        return "audited by recomputing every radius"
+    return (
+        f"audited with {settings.attacks} attacks a defence, {settings.redraws} redraws and {settings.border} borders"
+    )
+
+
+AUDIT: Kind[Experiment, Audited, AuditRow, AuditSummary] = Kind(
+    name="audit",
+    settings=Experiment,
+    settings_file="experiment.yaml",
+    rows_file=ROWS,
+    form=AUDITED,
+    told=_told,
+    open=open_audit,
+    units=units_of,
+    cost=cost,
+    work=work_on,
+    keep=keep_pictures,
+    environment=_environment,
+    publish=publish_audit,
+)

@@ -1,186 +1,160 @@
-"""The checks of an audit. Each yields what it has found so far, after every certificate it has looked at."""
+"""Checks of an audit, one unit each: records recomputed, certificates attacked and redrawn, border images tried."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 from medrobust.attacks.smoothadv import smooth_adv
 from medrobust.data.pictures import pictures
-from medrobust.jobs.audit import sample
 from medrobust.jobs.certify import Certifying
 from medrobust.jobs.fitting import Fitted, tuned_on
 from medrobust.jobs.parts import AuditSettings
-from medrobust.results import Row
+from medrobust.results import CertifiedRow
+from medrobust.results.audit_summary import Pictures
+from medrobust.results.rows.audited import AttackTried, AuditRow, BorderTried, Redrawn
 from medrobust.seeds import stream
-from medrobust.smoothing import bounds
-from medrobust.smoothing.audit import attempts as audit
-from medrobust.smoothing.audit import decision_border as border
+from medrobust.smoothing.audit import attempts, decision_border
 from medrobust.smoothing.audit.attempts import LEVEL, Attempt
 from medrobust.smoothing.audit.claims import Claim, doubts
 from medrobust.smoothing.audit.decision_border import Tries
 from medrobust.smoothing.certify import Smoothing, certify, count_votes
 from medrobust.smoothing.sampling import Draws
-from medrobust.tell import Tell
 from medrobust.types import Classifier, Image
 
-Block = dict[str, Any]  # tested, findings, defences: as in audit.json
+
+class Audited(NamedTuple):
+    """A run under audit: its rows by check, and with what they can be made again (nothing for records alone)."""
+
+    rows: Sequence[CertifiedRow]
+    settings: AuditSettings
+    attacked: Sequence[CertifiedRow] = ()
+    redrawn: Sequence[dict[str, CertifiedRow]] = ()  # an image at a noise level: its rows by defence
+    opposed: Sequence[Sequence[tuple[CertifiedRow, CertifiedRow]]] = ()  # candidates for each border image
+    run: Certifying | None = None
+
+    @property
+    def opened(self) -> Certifying:
+        """The run's model, images and defences."""
+        assert self.run is not None, "records alone need no model"  # noqa: S101  (a plan without units of other checks)
+        return self.run
 
 
-def records(rows: Sequence[Row], tell: Tell) -> Iterator[Block]:
-    """Every radius, from its record alone."""
-    found = []
-    for done, row in enumerate(rows, 1):
-        found += [_finding(row, sentence) for sentence in doubts(row)]
-        tell.progress("records", done, len(rows))
-    yield {"tested": len(rows), "findings": found}
+def record(row: CertifiedRow) -> AuditRow:
+    """The radius, from its record alone."""
+    return AuditRow(
+        check="record", id=row.id, sigma=row.sigma, defence=row.name, scope=row.scope, found=None,
+        sentences=tuple(doubts(row)),
+    )  # fmt: skip
 
 
-def attacks(rows: Sequence[Row], opened: Certifying, depth: AuditSettings, tell: Tell) -> Iterator[Block]:
-    """SmoothAdv inside certified radii; where prompts are tuned on the input, the tuned again answer as well."""
-    chosen = sample.certified(rows, depth.attacks, depth.seed)
-    total, done = sum(map(len, chosen.values())), 0
-    block: Block = {"tested": 0, "findings": [], "defences": {}}
-    for fitted in opened.fitted:
-        attempts: list[Attempt] = []
-        for row in chosen.get(fitted.name, []):
-            image = _image(opened, row)
-            attempts.append(_attack(row, image, fitted, opened, depth, LEVEL / total))
-            if attempts[-1].broken:
-                block["findings"].append(_broken(row, image, attempts[-1]))
-            block["defences"][fitted.name] = _told_of_attacks(attempts, fitted)
-            block["tested"] = done = done + 1
-            tell.progress("attack", done, total)
-            yield block
-    yield block
+def attack(audited: Audited, row: CertifiedRow) -> tuple[AuditRow, Pictures]:
+    """SmoothAdv inside a certified radius, and pictures where it broke something.
+
+    Where prompts are tuned on the input, the answer tuned again at the attacked image is told as well.
+    """
+    fitted, image = _fitted(audited, row), _image(audited, row)
+    tried = _attempt(audited, row, image, fitted)
+    sentence = (
+        f"at distance {tried.distance:.6f}, inside its radius {row.radius:.6f}, class {row.prediction} has only "
+        f"{tried.votes} of {tried.trials} votes under fresh noise"
+    )
+    found = AttackTried(
+        distance=tried.distance, votes=tried.votes, trials=tried.trials, broken=tried.broken, retuned=tried.retuned
+    )
+    told = AuditRow(
+        check="attack", id=row.id, sigma=row.sigma, defence=row.name, scope=fitted.defence.scope, found=found,
+        sentences=(sentence,) if tried.broken else (),
+    )  # fmt: skip
+    return told, pictures(image, tried.attacked) if tried.broken else {}
 
 
-def _attack(row: Row, image: Image, fitted: Fitted, opened: Certifying, depth: AuditSettings, level: float) -> Attempt:
+def _attempt(audited: Audited, row: CertifiedRow, image: Image, fitted: Fitted) -> Attempt:
+    settings = audited.settings
     retune: Callable[[Image], Classifier] | None = None
     if fitted.defence.tune is not None:
         retune = partial(_frozen, row, fitted)
-    return audit.attack_inside(
+    adversary = partial(
+        smooth_adv, steps=settings.steps, draws=settings.draws, restarts=settings.restarts,
+        batch=min(64, settings.draws),
+    )  # fmt: skip
+    return attempts.attack_inside(
         _frozen(row, fitted, image),
         image,
         row,
-        partial(smooth_adv, steps=depth.steps, draws=depth.draws, restarts=depth.restarts, batch=min(64, depth.draws)),
-        draws=Draws(row.sigma, depth.judge, "audit", depth.seed, row.id),
-        level=level,
-        generator=stream(depth.seed, f"audit attack {fitted.name}", row.id, row.sigma),
-        sampler=opened.sampler,
+        adversary,
+        draws=Draws(row.sigma, settings.judge, "audit", settings.seed, row.id),
+        level=LEVEL / len(audited.attacked),
+        generator=stream(settings.seed, f"audit attack {fitted.name}", row.id, row.sigma),
+        sampler=audited.opened.sampler,
         retune=retune,
     )
 
 
-def _told_of_attacks(attempts: Sequence[Attempt], fitted: Fitted) -> Block:
-    answers = [one.retuned for one in attempts if one.retuned is not None]
-    said = {
-        name: bounds.interval(answers.count(name), len(answers))._asdict() for name in ("same", "changed", "abstains")
-    }
-    return {
-        "scope": fitted.defence.scope,
-        "attempts": len(attempts),
-        "broken": sum(one.broken for one in attempts),
-        "lowest_share": min(one.share for one in attempts),
-        "retuned": said if answers else None,
-    }
-
-
-def _broken(row: Row, image: Image, attempt: Attempt) -> Block:
-    sentence = (
-        f"at distance {attempt.distance:.6f}, inside its radius {row.radius:.6f}, class {row.prediction} has only "
-        f"{attempt.votes} of {attempt.trials} votes under fresh noise"
-    )
-    return {**_finding(row, sentence), "pictures": pictures(image, attempt.attacked)}
-
-
-def redraws(rows: Sequence[Row], opened: Certifying, depth: AuditSettings, tell: Tell) -> Iterator[Block]:
+def redraw(audited: Audited, there: dict[str, CertifiedRow]) -> Iterator[AuditRow]:
     """Certificates made again: with their own seed the same, with others seldom contradicted by a large count."""
-    tallies = {f.name: {"replayed": 0, "differ": 0, "redrawn": 0, "contradicted": 0} for f in opened.fitted}
-    differ: list[Block] = []
-    chosen = sample.levels(rows, depth.redraws, depth.seed)
-    yield {"tested": 0, "findings": [], "defences": tallies}
-    for done, there in enumerate(chosen, 1):
-        for row, changes, wrong in _again(there, opened, depth):
-            if changes:
-                differ.append(_finding(row, f"drawn again from its own seed it is another: {'; '.join(changes)}"))
-            more = {"replayed": 1, "differ": len(changes) > 0, "redrawn": len(wrong), "contradicted": sum(wrong)}
-            tallies[row.called] = {name: tallies[row.called][name] + extra for name, extra in more.items()}
-        tell.progress("draw again", done, len(chosen))
-        alpha = max(row.alpha for row in there.values())
-        yield {"tested": done, "findings": differ + _too_many(tallies, alpha), "defences": tallies}
-
-
-def _again(
-    there: dict[str, Row], opened: Certifying, depth: AuditSettings
-) -> Iterator[tuple[Row, list[str], list[bool]]]:
-    """For each row of an image: what its own seed gives differently, and which radii a large count contradicts."""
+    opened, settings = audited.opened, audited.settings
     one = next(iter(there.values()))
-    image, rule = _image(opened, one), _rule(opened, one)
+    image, rule = _image(audited, one), _rule(audited, one)
     classifiers = [_frozen(one, fitted, image) for fitted in opened.fitted]  # all of them, as the run had
     own = certify(classifiers, image, rule, seed=one.seed, item=one.id, sampler=opened.sampler)
-    others = audit.redraw(
-        classifiers, image, rule, seed=depth.seed, item=one.id, repeats=depth.repeats, sampler=opened.sampler
+    others = attempts.redraw(
+        classifiers, image, rule, seed=settings.seed, item=one.id, repeats=settings.repeats, sampler=opened.sampler
     )
-    large = Draws(rule.sigma, depth.reference, "audit reference", depth.seed, one.id)
+    large = Draws(rule.sigma, settings.reference, "audit reference", settings.seed, one.id)
     counts = count_votes(classifiers, image, large, opened.sampler)
     for fitted, mine, new, votes in zip(opened.fitted, own, others, counts, strict=True):
-        if fitted.name in there:
-            row = there[fitted.name]
-            claims: list[Claim] = [row, *new]
-            wrong = [audit.contradicted(claim, votes, large.trials) for claim in claims]
-            yield row, audit.differing(mine, row), wrong
-
-
-def _too_many(tallies: dict[str, dict[str, int]], alpha: float) -> list[Block]:
-    return [
-        {
-            "defence": defence,
-            "id": None,
-            "sigma": None,
-            "sentence": f"{tally['contradicted']} of {tally['redrawn']} certificates claim a radius that a large count "
-            f"of fresh noise contradicts; alpha = {alpha:g} does not explain so many",
-        }
-        for defence, tally in tallies.items()
-        if audit.too_many(tally["contradicted"], tally["redrawn"], alpha, LEVEL / len(tallies))
-    ]
-
-
-def borders(rows: Sequence[Row], opened: Certifying, depth: AuditSettings, tell: Tell) -> Iterator[Block]:
-    """The stated error probability, at images between two classes."""
-    ready = {fitted.name: fitted for fitted in opened.fitted}
-    block: Block = {"tested": 0, "findings": [], "defences": {}}
-    yield block
-    for number, (one, two) in enumerate(sample.opposed(rows, depth.seed)):
-        if block["tested"] == depth.border or number == 5 * depth.border:
-            break
-        image, item = _image(opened, one), f"audit {one.id} to {two.id}"
-        classifier, answer = _frozen(one, ready[one.called], image), one.prediction or 0
-        small = audit.small_batches(opened.sampler)
-        where = Draws(one.sigma, 1, "audit line", depth.seed, item)
-        tips = border.border_image(classifier, image, _image(opened, two), answer, draws=where, sampler=small)
-        if tips is None:
+        if fitted.name not in there:
             continue
-        tries = border.try_often(
-            classifier, tips, _rule(opened, one), tries=depth.tries, reference=depth.reference, seed=depth.seed,
-            item=item, sampler=opened.sampler, level=LEVEL / depth.border,
+        row = there[fitted.name]
+        claims: list[Claim] = [row, *new]
+        wrong = [attempts.contradicted(claim, votes, large.trials) for claim in claims]
+        changes = attempts.differing(mine, row)
+        yield AuditRow(
+            check="redraw", id=row.id, sigma=row.sigma, defence=row.name, scope=row.scope,
+            found=Redrawn(differs=bool(changes), redrawn=len(wrong), contradicted=sum(wrong), alpha=row.alpha),
+            sentences=(f"drawn again from its own seed it is another: {'; '.join(changes)}",) if changes else (),
         )  # fmt: skip
-        block["tested"] += 1
-        block["findings"] += [_finding(one, f"{sentence} (on the line to {two.id})") for sentence in _doubts_of(tries)]
-        _add(block["defences"], one.called, tries)
-        tell.progress("border images", block["tested"], depth.border)
-        yield block
-    if block["tested"] < depth.border:
-        tell.say(
-            f"{block['tested']} border images found: few images of one defence are certified for different classes"
-        )
+
+
+def border(audited: Audited, pairs: Sequence[tuple[CertifiedRow, CertifiedRow]]) -> Iterator[AuditRow]:
+    """The stated error probability at an image between two classes: on the first line that has one; none after it."""
+    found = False
+    for one, two in pairs:
+        tries = None if found else _tries(audited, one, two)
+        found = found or tries is not None
+        yield AuditRow(
+            check="border", id=one.id, to=two.id, sigma=one.sigma, defence=one.name, scope=one.scope,
+            found=BorderTried(
+                tries=tries.tries if tries else 0, certified=tries.certified if tries else 0,
+                allowed=tries.allowed if tries else 0.0, alpha=decision_border.ALPHA,
+            ),
+            sentences=tuple(f"{text} (on the line to {two.id})" for text in _doubts_of(tries)) if tries else (),
+        )  # fmt: skip
+
+
+def _tries(audited: Audited, one: CertifiedRow, two: CertifiedRow) -> Tries | None:
+    settings, sampler = audited.settings, audited.opened.sampler
+    image, item = _image(audited, one), f"audit {one.id} to {two.id}"
+    classifier, answer = _frozen(one, _fitted(audited, one), image), one.prediction or 0
+    small = attempts.small_batches(sampler)
+    where = Draws(one.sigma, 1, "audit line", settings.seed, item)
+    tips = decision_border.border_image(
+        classifier, image, _image(audited, two), answer, draws=where, sampler=small
+    )  # fmt: skip
+    if tips is None:
+        return None
+    return decision_border.try_often(
+        classifier, tips, _rule(audited, one), tries=settings.tries, reference=settings.reference, seed=settings.seed,
+        item=item, sampler=sampler, level=LEVEL / settings.border,
+    )  # fmt: skip
 
 
 def _doubts_of(tries: Tries) -> list[str]:
     told = []
     if tries.too_often:
         told.append(
-            f"a border image is certified in {tries.certified} of {tries.tries} tries at alpha = {border.ALPHA:g}, "
-            f"where at most {100 * tries.allowed:.1f} % are to be expected"
+            f"a border image is certified in {tries.certified} of {tries.tries} tries at "
+            f"alpha = {decision_border.ALPHA:g}, where at most {100 * tries.allowed:.1f} % are to be expected"
         )
     if tries.dependent:
         told.append(
@@ -190,30 +164,19 @@ def _doubts_of(tries: Tries) -> list[str]:
     return told
 
 
-def _add(defences: Block, name: str, tries: Tries) -> None:
-    before = defences.get(name, {"images": 0, "tries": 0, "certified": 0, "allowed": 0.0, "alpha": border.ALPHA})
-    defences[name] = {
-        **before,
-        "images": before["images"] + 1,
-        "tries": before["tries"] + tries.tries,
-        "certified": before["certified"] + tries.certified,
-        "allowed": before["allowed"] + tries.tries * tries.allowed,
-    }
+def _fitted(audited: Audited, row: CertifiedRow) -> Fitted:
+    return next(fitted for fitted in audited.opened.fitted if fitted.name == row.name)
 
 
-def _frozen(row: Row, fitted: Fitted, image: Image) -> Classifier:
+def _frozen(row: CertifiedRow, fitted: Fitted, image: Image) -> Classifier:
     """The classifier that answers this image: tuned on it as the run has tuned."""
     return tuned_on(fitted.defence, fitted.classifier, image, sigma=row.sigma, seed=row.seed, item=row.id)
 
 
-def _rule(opened: Certifying, row: Row) -> Smoothing:
-    return next(rule for rule in opened.bench.levels if rule.sigma == row.sigma)
+def _rule(audited: Audited, row: CertifiedRow) -> Smoothing:
+    return next(rule for rule in audited.opened.bench.levels if rule.sigma == row.sigma)
 
 
-def _image(opened: Certifying, row: Row) -> Image:
-    data = opened.bench.data
-    return data.read(data.ids.index(row.id)).to(opened.bench.model.device)
-
-
-def _finding(row: Row, sentence: str) -> Block:
-    return {"defence": row.called, "id": row.id, "sigma": row.sigma, "sentence": sentence}
+def _image(audited: Audited, row: CertifiedRow) -> Image:
+    bench = audited.opened.bench
+    return bench.data.read(bench.data.ids.index(row.id)).to(bench.model.device)

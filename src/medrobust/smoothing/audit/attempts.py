@@ -13,12 +13,12 @@ from jaxtyping import Int
 from scipy.stats import beta, binom, norm
 
 from medrobust.errors import SmoothingError
+from medrobust.smoothing.audit.chance import LEVEL as LEVEL
+from medrobust.smoothing.audit.chance import too_many as too_many
 from medrobust.smoothing.audit.claims import Claim
 from medrobust.smoothing.certify import Certificate, Smoothing, certify, count_votes, predict
 from medrobust.smoothing.sampling import Draws, Sampler
 from medrobust.types import Classifier, Image
-
-LEVEL = 1e-4  # chance that a check of a sound run finds something, over all its tests together
 
 Answer = Literal["same", "changed", "abstains"]
 Votes = Int[np.ndarray, " classes"]
@@ -135,11 +135,6 @@ def contradicted(claim: Claim, votes: Votes, trials: int, *, level: float = 1e-6
 def upper_bound(hits: int, trials: int, level: float) -> float:
     """One-sided Clopper-Pearson: the true probability is above it in at most `level` of all experiments."""
     return 1.0 if hits == trials else float(beta.ppf(1 - level, hits + 1, trials - hits))
-
-
-def too_many(found: int, tested: int, alpha: float, level: float = LEVEL) -> bool:
-    """More than `tested` events of chance `alpha` each can explain at this level."""
-    return bool(found and binom.sf(found - 1, tested, alpha) <= level)
 
 
 def small_batches(sampler: Sampler, batch: int = 64) -> Sampler:

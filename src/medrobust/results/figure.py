@@ -1,9 +1,11 @@
-"""What the curves of a report have in common: one style, one line a defence, the same bytes for the same numbers."""
+"""The curves of a report: one style, one line a defence, the same bytes for the same numbers."""
 
 import io
 from collections.abc import Callable, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
+
+from medrobust.words import Shared
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +36,7 @@ _STYLE = {
     "savefig.facecolor": PAPER,
 }
 
-Points = Sequence[tuple[float, dict]]  # where, and the share there with its interval
+Points = Sequence[tuple[float, Shared]]  # where, and the share there with its interval
 
 
 def figure_svg(panels: Sequence[Callable[["Axes"], None]]) -> str:
@@ -100,12 +102,12 @@ def finish(axes: "Axes", *, title: str, across: str, up: str) -> None:
 
 def _line(axes: "Axes", points: Points, style: dict[str, Any], *, stepped: bool) -> None:
     across, up = _xy(points)
-    low = [100 * part["low"] for _, part in points]
-    high = [100 * part["high"] for _, part in points]
+    low = [100 * part.low for _, part in points]
+    high = [100 * part.high for _, part in points]
     # A share at r holds down to the next smaller radius on record.
     axes.fill_between(across, low, high, step="pre" if stepped else None, color=style["color"], alpha=0.09, linewidth=0)
     axes.plot(across, up, drawstyle="steps-pre" if stepped else "default", **style)
 
 
 def _xy(points: Points) -> tuple[list[float], list[float]]:
-    return [where for where, _ in points], [100 * part["value"] for _, part in points]
+    return [where for where, _ in points], [100 * part.value for _, part in points]

@@ -1,12 +1,11 @@
 """Certificates on disk: one JSON line a row. A row alone is enough to recompute its radius."""
 
-import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
-from medrobust.results.journal import Form, read, values_of
+from medrobust.results.journal import checked_form, read_journal
 from medrobust.smoothing.sequential import Stopping, certified_radius, record_of
 
 SCHEMA_VERSION = 3
@@ -14,8 +13,8 @@ SCHEMA_VERSION = 3
 Scope = Literal["model", "tuned on input"]  # as in types.py, which would load torch
 
 
-class Key(NamedTuple):
-    """What a run holds once: an image, a noise level, a defence (with its finding, as `called` names both)."""
+class CertifiedKey(NamedTuple):
+    """Names a row within a run: an image, a noise level, a defence (with its finding, as `name_of` names both)."""
 
     id: str
     sigma: float
@@ -25,17 +24,17 @@ class Key(NamedTuple):
         return f"{self.id} at sigma {self.sigma:g} under {self.defence}"
 
 
-def called(defence: str, finding: str | None) -> str:
-    """What tables call a defence, or its answers about one finding.
+def name_of(defence: str, finding: str | None) -> str:
+    """The name of a defence in tables, or of its answers about one finding.
 
-    >>> called("zero-shot", None), called("zero-shot", "edema")
+    >>> name_of("zero-shot", None), name_of("zero-shot", "edema")
     ('zero-shot', 'zero-shot: edema')
     """
     return defence if finding is None else f"{defence}: {finding}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class CertifiedRow:
     """One certificate of one image at one sigma under one defence; raises ValueError where it contradicts itself.
 
     Of a task with findings there is a row for each: its classes are 0 (absent) and 1 (there), its `alpha` a part.
@@ -87,14 +86,14 @@ class Row:
             raise ValueError("; ".join(wrong))
 
     @property
-    def key(self) -> Key:
-        """What names this row within a run."""
-        return Key(self.id, self.sigma, self.called)
+    def key(self) -> CertifiedKey:
+        """Its name within a run."""
+        return CertifiedKey(self.id, self.sigma, self.name)
 
     @property
-    def called(self) -> str:
+    def name(self) -> str:
         """The defence, with the finding where there is one."""
-        return called(self.defence, self.finding)
+        return name_of(self.defence, self.finding)
 
     @property
     def correct(self) -> bool:
@@ -102,46 +101,7 @@ class Row:
         return self.prediction == self.label
 
 
-_FLOATS = {"sigma", "radius", "alpha"}
-_STRINGS = {"id", "defence", "finding"}
-_CHOICES = {"stopping": get_args(Stopping), "scope": get_args(Scope)}
-_LISTS = {"grid"}
-_MAY_BE_NULL = {"clean", "selected", "prediction", "finding"}
-
-
-def to_line(row: Row) -> str:
-    """One line of ASCII JSON with its newline: keys in the order of `Row`, floats that read back to the same bits."""
-    values = {field.name: getattr(row, field.name) for field in fields(row)}
-    values |= {name: float(values[name]) for name in _FLOATS}
-    values |= {name: [float(value) for value in values[name]] for name in _LISTS}
-    return json.dumps(values, allow_nan=False) + "\n"
-
-
-def from_line(line: str) -> Row:
-    """The row of a line; raises ValueError that says what is wrong with it (JSONDecodeError where it is no JSON)."""
-    values = values_of(line, Row, SCHEMA_VERSION)
-    return Row(**{name: _typed(name, value) for name, value in values.items()})
-
-
-def _typed(name: str, value: Any) -> Any:
-    if name in _FLOATS and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if abs(value) < 1e300 else math.inf
-    if isinstance(value, str) and (name in _STRINGS or value in _CHOICES.get(name, ())):
-        return value
-    if name in _LISTS and isinstance(value, list):
-        return tuple(_typed("radius", one) for one in value)
-    if (
-        name not in _FLOATS | _STRINGS | _LISTS | _CHOICES.keys()
-        and isinstance(value, int)
-        and not isinstance(value, bool)
-    ):
-        return value
-    if name in _MAY_BE_NULL and value is None:
-        return None
-    raise ValueError(f"{name} is {value!r}")
-
-
-def recompute(row: Row) -> float:
+def recompute(row: CertifiedRow) -> float:
     """The radius from the counts of the record alone, by the rule of its `stopping`.
 
     Raises ValueError where the counts cannot have come from that rule.
@@ -151,9 +111,9 @@ def recompute(row: Row) -> float:
     return certified_radius(row.votes, row.trials, **record_of(row)) or 0.0
 
 
-CERTIFIED = Form(to_line, from_line, parts="images, sigmas or defences", command="certify")
+CERTIFIED = checked_form(CertifiedRow, SCHEMA_VERSION, parts="images, sigmas or defences", command="certify")
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[CertifiedRow]:
     """All whole rows of a file; a torn last line is left out. Raises RunError naming file and line."""
-    return read(path, CERTIFIED)
+    return read_journal(path, CERTIFIED)
