@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -80,7 +81,7 @@ def test_a_sound_run_passes_every_check(folder: Path) -> None:
     assert from_json(AuditSummary, found).to_text() == (folder / "audit.json").read_text()
     assert found["complete"]
     assert json.loads((folder / "audit.json").read_text()) == found
-    assert found["settings"] == dict(SHALLOW)
+    assert found["settings"] == SHALLOW.model_dump(exclude={"certificates"})
     assert found["records"]["tested"] == found["rows"] == 12
     attacked = found["attacks"]["defences"]
     assert attacked["zero-shot"]["retuned"] is None
@@ -154,7 +155,7 @@ def test_what_is_finished_stays_when_it_is_interrupted(folder: Path, monkeypatch
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checks.audit, "redraw", stop)
+    monkeypatch.setattr(checks.attempts, "redraw", stop)
     done = invoke("audit", folder, "--attacks", 2, "--steps", 2, "--draws", 4)
     assert done.exit_code == 130
     kept = json.loads((folder / "audit.json").read_text())
@@ -165,7 +166,7 @@ def test_what_is_finished_stays_when_it_is_interrupted(folder: Path, monkeypatch
 
 
 def test_a_folder_that_is_no_run_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="does not exist"):
+    with pytest.raises(RunError, match="is no run folder"):
         audit(tmp_path)
     (folder / "audit.json").write_text("{")
     done = invoke("report", folder)

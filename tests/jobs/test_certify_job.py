@@ -187,7 +187,7 @@ def test_a_run_can_be_reopened_as_it_was(finished: tuple[Experiment, Path], tmp_
     bench, fitted, sampler = reopen_certified(out)
     assert [f.name for f in fitted] == [choice.name for choice in DEFENCES]
     rows = [row for row in read_rows(out / "certified.jsonl") if row.id == bench.data.ids[0] and row.sigma == 0.5]
-    image, smoothing = bench.data.read(0), smoothings(experiment)[1]
+    image, smoothing = bench.data.read(0), prepare(experiment).levels[1]
     label = bench.data.targets[0]
     assert certify_image(image, bench.data.ids[0], label, fitted, smoothing, sampler, seed=0) == rows
     with pytest.raises(RunError, match="is no run folder"):
@@ -226,7 +226,7 @@ def test_the_order_of_images_changes_nothing(finished: tuple[Experiment, Path]) 
     expected = {row.key: row for row in read_rows(out / "certified.jsonl")}
     for number in (2, 0):
         item, label = bench.data.ids[number], bench.data.targets[number]
-        smoothing = smoothings(experiment)[1]
+        smoothing = prepare(experiment).levels[1]
         alone = certify_image(bench.data.read(number), item, label, fitted[2:4], smoothing, sampler, seed=0)
         assert [expected[row.key] for row in alone] == alone
 

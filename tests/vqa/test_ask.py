@@ -147,9 +147,9 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize(("more", "told"), [
-    (["--seed", 1], "holds answers with seed = 0, asked for 1; use another --out"),
-    (["--set", "linear.lr=0.5"], "holds answers with lr = 0.01, asked for 0.5; use another --out"),
-    (["--limit", 3], "holds answers with limit = None, asked for 3"),
+    (["--seed", 1], "holds a run with seed = 0, asked for 1; use another --out"),
+    (["--set", "linear.lr=0.5"], "holds a run with linear.lr = 0.01, asked for 0.5; use another --out"),
+    (["--limit", 3], "holds 57 rows, asked for its first 21"),
 ])  # fmt: skip
 def test_other_settings_in_the_same_folder_are_refused(
     more: list[object], told: str, words: list[object], finished: Path

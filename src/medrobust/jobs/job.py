@@ -6,6 +6,7 @@ who starts a job (command line, Python, a service), knows none of them.
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -79,7 +80,8 @@ class Kind(Generic[S, O, R, P]):
     loaded. `open` loads and learns what the work needs, from the folder and the settings alone. `units` is the plan,
     `cost` the sentences that announce it (`left`: the share of rows still to come), `work` what is done with a unit.
     `environment` is everything that decides a byte, and is refused where it differs on resuming. `keep` writes the
-    notes of a unit before its rows. `publish` makes the summary of the rows.
+    notes of a unit before its rows, `after` tells what is there after them. `publish` makes the summary of the rows.
+    `settle` completes settings by what stands in the folder, before they are compared with those of a run that goes on.
     """
 
     name: str
@@ -96,6 +98,8 @@ class Kind(Generic[S, O, R, P]):
     told: Callable[[S], str] = lambda _settings: ""
     cost: Callable[[O, float], Sequence[str]] = lambda _opened, _left: ()
     keep: Callable[[RunFolder, Notes], None] = lambda _folder, _notes: None
+    after: Callable[[RunFolder, O], object] = lambda _folder, _opened: None
+    settle: Callable[[RunFolder, S], S] = lambda _folder, settings: settings
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def carry_out(
     kind.check(settings)
     folder = RunFolder(out)
     with folder.held():
-        settings = folder.claim(settings, kind.settings_file, begun_parts(out))
+        settings = folder.claim(kind.settle(folder, settings), kind.settings_file, begun_parts(out))
         opened = kind.open(Opening(folder, settings, tell, given))
         folder.record(kind.environment(opened))
         units = kind.units(opened)
@@ -157,9 +161,8 @@ def carry_out(
             folder.keep(settings, kind.settings_file)
             for line in kind.cost(opened, len(journal.remaining) / max(1, len(plan))):
                 tell.say(line)
-            _append_all(
-                kind, folder, units, journal, execute(OpenWork(kind, out, [opened]), _left(units, journal)), tell
-            )
+            results = execute(OpenWork(kind, out, [opened]), _left(units, journal))
+            _append_all(kind, folder, units, journal, results, tell, partial(kind.after, folder, opened))
         return kind.publish(folder, opened, tell)
 
 
@@ -184,14 +187,17 @@ def _append_all(
     journal: Journal[R],
     results: Iterator[Done[R]],
     tell: Tell,
+    after: Callable[[], object],
 ) -> None:
     there, todo = journal.done, _left(units, journal)
     finished = len(units) - len(todo)
     tell.progress(kind.name, finished, len(units))
     for unit, done in zip(todo, results, strict=True):
         rows = {row.key: row for row in done.rows}
-        kind.keep(folder, done.notes)
+        if done.notes:
+            kind.keep(folder, done.notes)
         journal.append([rows[key] for key in unit.keys if key not in there])
+        after()
         finished += 1
         tell.progress(kind.name, finished, len(units))
         if tell.cancelled() and finished < len(units):

@@ -168,6 +168,7 @@ class AuditSettings(BaseModel):
     tries: int = option(200, "Certificates of a border image.", ge=1)
     seed: int = option(0, "Samples, attacks and fresh noise follow from it.")
     records_only: bool = option(False, "Recompute the records alone, without model and images.")
+    certificates: str = option("", "Hash of the certificates that are audited.", takes="nothing")
 
     @property
     def an_attack(self) -> int:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,18 +173,32 @@ def _read_pictures(folder: Path) -> dict[AuditKey, Pictures]:
     return {AuditKey(*key): shown for key, shown in found}
 
 
+def tell_so_far(folder: RunFolder, audited: Audited, *, complete: bool = False) -> AuditSummary:
+    """Write audit.json from the rows that there are, so that a report tells of an audit that was interrupted."""
+    rows, settings = read_audited(folder.path / ROWS), audited.settings.model_dump(exclude={"certificates"})
+    shown = _read_pictures(folder.path)
+    found = summarise_audit(rows, audited.rows, settings, complete=complete, pictures=shown)
+    replace_text(folder.path / "audit.json", found.to_text())
+    return found
+
+
 def publish_audit(folder: RunFolder, audited: Audited, tell: Tell) -> AuditSummary:
     """Write audit.json from the rows, and the run's report anew."""
     rows, settings = read_audited(folder.path / ROWS), audited.settings
     tried = sum(isinstance(row.found, BorderTried) and row.found.tries > 0 for row in rows)
     if tried < settings.border and not settings.records_only:
         tell.say(f"{tried} border images found: few images of one defence are certified for different classes")
-    found = summarise_audit(
-        rows, audited.rows, settings.model_dump(), complete=True, pictures=_read_pictures(folder.path)
-    )
-    replace_text(folder.path / "audit.json", found.to_text())
+    found = tell_so_far(folder, audited, complete=True)
     republish(folder.path)
     return found
+
+
+def _of_these_certificates(folder: RunFolder, experiment: Experiment) -> Experiment:
+    """With the hash of the certificates, so that an audit of others begins anew."""
+    path = folder.path / "certified.jsonl"
+    digest = sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+    settings = settings_of(experiment).model_copy(update={"certificates": digest})
+    return experiment.model_copy(update={"audit": settings})
 
 
 def _environment(audited: Audited) -> Mapping[str, Any]:
@@ -211,6 +226,8 @@ AUDIT: Kind[Experiment, Audited, AuditRow, AuditSummary] = Kind(
     cost=cost,
     work=work_on,
     keep=keep_pictures,
+    after=tell_so_far,
+    settle=_of_these_certificates,
     environment=_environment,
     publish=publish_audit,
 )
