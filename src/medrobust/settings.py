@@ -118,7 +118,8 @@ def changes(before: BaseModel, now: BaseModel) -> Iterator[tuple[str, str, str]]
     for name, field in type(now).model_fields.items():
         key = field.alias or name
         part = isinstance(getattr(before, name), BaseModel) or isinstance(getattr(now, name), BaseModel)
-        if about(field)["resume"] == "same" and not part and name not in getattr(now, "told_anew", ()):
+        same = was[key] == is_[key] or part or name in getattr(now, "told_anew", ())
+        if about(field)["resume"] == "same" and not same:
             old, new = _flat(key, was[key], field), _flat(key, is_[key], field)
             for name_ in {**old, **new}:
                 if old.get(name_) != new.get(name_):

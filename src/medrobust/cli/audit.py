@@ -27,7 +27,7 @@ def audit(
     use_threads(_threads_of(folder))
     with reporter() as told:
         found = carry_out(folder, settings, tell=told)
-    typer.echo(found.to_text() if as_json else audit_markdown(found))
+    typer.echo(found.to_text().removesuffix("\n") if as_json else audit_markdown(found))
     if found.findings:
         raise typer.Exit(1)
 

@@ -19,7 +19,7 @@ from medrobust.types import State, VisionLanguageModel
 
 Part = Literal["lora", "attention", "norms", "blocks", "all"]
 _QUERIES_AND_VALUES = {"q_proj", "v_proj", "query", "value"}  # what the families call them
-Merged = WeakValueDictionary[str, VisionLanguageModel]  # by the digest of the changes
+Merged = WeakValueDictionary[str, nn.Module]  # vision towers by the digest of their changes
 _in_use: WeakKeyDictionary[VisionLanguageModel, Merged] = WeakKeyDictionary()
 _looking_up = Lock()
 
@@ -94,8 +94,8 @@ def changed_weights(vision: nn.Module, state: State) -> dict[str, Tensor]:
 def merged(model: VisionLanguageModel, state: State) -> VisionLanguageModel:
     """The model with the changed weights and the prompts of a state in its vision tower; itself where there are none.
 
-    Equal changes give the same object, so that classifiers built on it share one pass over the noise. It lives as long
-    as somebody uses it: the memory of this function holds nothing alive, however many states a process has seen.
+    Equal changes give the same vision tower, so that classifiers built on it share one pass over the noise. It lives as
+    long as somebody uses it: the memory of this function holds nothing alive, however many states a process has seen.
     """
     changes = vision_part(state)
     if not changes:
@@ -105,10 +105,10 @@ def merged(model: VisionLanguageModel, state: State) -> VisionLanguageModel:
         known = _in_use.setdefault(model, WeakValueDictionary())
         found = known.get(name_of_changes)
     if found is None:
-        made = changed(model, changes)
+        made = changed(model, changes).vision
         with _looking_up:  # another thread may have made it in the meantime
             found = known.setdefault(name_of_changes, made)
-    return found
+    return model.with_vision(found)
 
 
 def changed(model: VisionLanguageModel, state: State) -> VisionLanguageModel:
