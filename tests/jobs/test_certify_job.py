@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medrobust.errors import ConfigError, MedrobustError, RunError, StateError
-from medrobust.jobs.bench import prepare, smoothings
+from medrobust.jobs.bench import prepare
 from medrobust.jobs.certify import certify_image, reopen_certified
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.fitting import fit_into
