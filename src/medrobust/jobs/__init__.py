@@ -10,6 +10,8 @@ KINDS = {
     "attack": "medrobust.jobs.attack:ATTACK",
     "audit": "medrobust.jobs.audit:AUDIT",
     "certify": "medrobust.jobs.certify:CERTIFY",
+    "poison": "medrobust.jobs.poison:POISON",
+    "tiles": "medrobust.jobs.tiles:TILES",
     "vqa": "medrobust.jobs.ask:VQA",
 }
 
