@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from medrobust.cli.app import Json, Model, Task, app, command_of, reporter
+from medrobust.cli.app import Json, Model, app, command_of, reporter
 from medrobust.cli.options import Options, values_of, with_options
+from medrobust.jobs.check_settings import CheckSettings
 from medrobust.jobs.tiles_settings import TilesSettings
 
 data = typer.Typer(help="Look at images before anything else, or cut slides into them.", no_args_is_help=True)
@@ -15,26 +16,22 @@ app.add_typer(data, name="data")
 
 
 @command_of(data)
+@with_options(Options(CheckSettings, without=("data",)))
 def check(
     path: Annotated[str, typer.Argument(help="What --data takes: a folder, manifest, .npz, MedMNIST name or phantom.")],
-    task: Task = None,
-    model: Model = "builtin",
-    split: Annotated[str | None, typer.Option(help="Only this split; all of them unless given.")] = None,
+    given: dict[type, dict[str, Any]],
     as_json: Json = False,
 ) -> None:
     """Read every image once and tell what would make results wrong; exit code 1 where something would."""
-    from medrobust.data.check.check import check as look
     from medrobust.data.check.text import check_text
-    from medrobust.data.taskfile import load_task
-    from medrobust.models import load
+    from medrobust.jobs.check import check_images
+    from medrobust.settings import parse
 
-    known = load_task(task) if task else None
-    preprocess = load(model).preprocess
+    settings = parse(CheckSettings, {"data": path} | values_of(given, CheckSettings), "command line")
     with reporter() as told:
-        found = look(path, known, preprocess=preprocess, split=split, say=told.say, progress=told.progress)
-    found["preprocess"]["model"] = model
-    typer.echo(json.dumps(found, indent=2) if as_json else check_text(found))
-    if not found["usable"]:
+        found = check_images(settings, tell=told)
+    typer.echo(json.dumps(found.to_json(), indent=2) if as_json else check_text(found))
+    if not found.usable:
         raise typer.Exit(1)
 
 
