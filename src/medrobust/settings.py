@@ -15,7 +15,7 @@ M = TypeVar("M", bound=BaseModel)
 
 Resume = Literal["same", "extend", "recorded", "told"]
 Unit = Literal["", "pixels"]
-Takes = Literal["", "texts", "commas", "nothing"]
+Takes = Literal["", "text", "texts", "commas", "nothing"]
 
 
 def option(
@@ -32,10 +32,10 @@ def option(
     """A field with what the command line, the reference pages and resuming need to know of it.
 
     `names`: its options where they are not `--FIELD`. `takes`: their form where it is not that of the field's type,
-    "texts" to be repeated, "commas" within one text, or "nothing". `group`: their heading in the help. `resume`: how a
-    run that goes on treats another value: "same" refuses it, "extend" makes the plan longer, "recorded" is decided by
-    environment.json, "told" only tells the same rows anew. `unit`: "pixels" for
-    distances in [0, 1], shown in grey levels. `limits` as pydantic's `Field` takes them (ge, gt).
+    "text" for one as people write it (10%, 8/255), "texts" to be repeated, "commas" within one text, or "nothing".
+    `group`: their heading in the help. `resume`: how a run that goes on treats another value: "same" refuses it,
+    "extend" makes the plan longer, "recorded" is decided by environment.json, "told" only tells the same rows anew.
+    `unit`: "pixels" for distances in [0, 1], shown in grey levels. `limits` as pydantic's `Field` takes them (ge, gt).
     """
     said: dict[str, Any] = {"names": list(names), "takes": takes, "resume": resume, "group": group, "unit": unit}
     return Field(default, description=help_, json_schema_extra={"option": said}, **limits)

@@ -9,10 +9,13 @@ from PIL import Image as Pillow
 from typer.testing import CliRunner
 
 from medrobust.cli import app
-from medrobust.data.check.check import check
+from medrobust.data.check.report import CheckReport
 from medrobust.data.check.text import check_text
 from medrobust.data.task import Task
 from medrobust.errors import DataError, TaskError
+from medrobust.jobs.check import check_images
+from medrobust.jobs.check_settings import CheckSettings
+from medrobust.jobs.job import Given
 from medrobust.types import Canvas, Preprocess
 
 SMALL = Preprocess(size=8, resize=8)
@@ -28,8 +31,12 @@ def picture(path: Path, *, size: tuple[int, int] = (16, 16), value: int | None =
     return path
 
 
+def check(source: str, task: Task | None, *, preprocess: Preprocess, split: str | None = None) -> CheckReport:
+    return check_images(CheckSettings(data=source, split=split), given=Given(model=preprocess, data=task))
+
+
 def found(source: Path | str, task: Task | None = TASK, split: str | None = None) -> dict[str, Any]:
-    return check(str(source), task, preprocess=SMALL, split=split)
+    return check(str(source), task, preprocess=SMALL, split=split).to_json()
 
 
 @pytest.fixture
@@ -151,7 +158,7 @@ def test_a_picture_that_a_run_would_refuse_is_broken(tmp_path: Path) -> None:
     path = picture(tmp_path / "M" / "strip.png")
     Pillow.new("L", (100_000, 1)).save(path)
     told = check(str(tmp_path), TASK, preprocess=Preprocess(size=224, resize=224))
-    assert "224 x 22400000 pixels" in told["broken"][0]["reason"]
+    assert "224 x 22400000 pixels" in str(told.broken[0].reason)
 
 
 def test_blank_pictures_are_those_that_the_model_sees_as_one_colour(tmp_path: Path) -> None:
@@ -182,8 +189,9 @@ def test_what_the_crop_leaves_out_of_each_shape(
     picture(tmp_path / "B" / "b.png", size=size)
     picture(tmp_path / "M" / "c.png", size=(50, 50))
     told = check(str(tmp_path), TASK, preprocess=preprocess)
-    assert told["preprocess"]["outside_the_crop"]["most_frequent_size"] == pytest.approx(outside)
-    assert told["preprocess"]["enlarged"] == sum(min(side) < preprocess.resize for side in (size, size, (50, 50)))
+    values = told.to_json()["preprocess"]
+    assert values["outside_the_crop"]["most_frequent_size"] == pytest.approx(outside)
+    assert values["enlarged"] == sum(min(side) < preprocess.resize for side in (size, size, (50, 50)))
     shape = f"{size[0]} x {size[1]} -> "
     kept = f"{100 * outside:.0f} % of the area outside the crop" if preprocess.crop else "squeezed to 10 x 10"
     (line,) = [line for line in check_text(told).splitlines() if line.startswith("for the model")]
@@ -195,11 +203,12 @@ def test_a_canvas_keeps_the_whole_picture(tmp_path: Path) -> None:
     picture(tmp_path / "B" / "a.png", size=(30, 90), value=200)
     picture(tmp_path / "M" / "b.png", size=(30, 90))
     told = check(str(tmp_path), TASK, preprocess=Preprocess(size=10, resize=10, canvas=Canvas(16, fit=True)))
-    assert told["preprocess"]["outside_the_crop"]["worst"] == 0
-    assert told["preprocess"]["enlarged"] == 0
-    assert [row["id"] for row in told["blank"]] == ["B/a.png"]  # though the black around it is another colour
+    values = told.to_json()
+    assert values["preprocess"]["outside_the_crop"]["worst"] == 0
+    assert values["preprocess"]["enlarged"] == 0
+    assert [image.id for image in told.blank] == ["B/a.png"]  # though the black around it is another colour
     assert "30 x 90 -> laid on a black square -> shorter side to 10" in check_text(told)
-    json.dumps(told)
+    json.dumps(values)
 
 
 def test_classes_and_folders_that_do_not_agree_are_problems(folder: Path) -> None:

@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrobust.data import Dataset, Task, load_task, open_dataset
-from medrobust.data.check.check import check
+from medrobust.data.check.report import CheckReport
 from medrobust.data.check.text import check_text
 from medrobust.data.sources.ticks import ticked
 from medrobust.errors import DataError, TaskError
+from medrobust.jobs.check import check_images
+from medrobust.jobs.check_settings import CheckSettings
+from medrobust.jobs.job import Given
 from medrobust.types import Preprocess
 
 SMALL = Preprocess(8, 8)
@@ -25,6 +28,10 @@ findings:
   - {name: hernia}
 templates: ["{}"]
 """
+
+
+def check(source: str, task: Task | None, *, preprocess: Preprocess, split: str | None = None) -> CheckReport:
+    return check_images(CheckSettings(data=source, split=split), given=Given(model=preprocess, data=task))
 
 
 @pytest.fixture
@@ -200,18 +207,18 @@ def test_a_check_counts_each_finding(chest: Task, tmp_path: Path) -> None:
     table = "path,edema,hernia,pleural effusion\na.png,1,0,1\nb.png,1,0,0\nc.png,0,0,0\n"
     (tmp_path / "list.csv").write_text(table)
     found = check(str(tmp_path / "list.csv"), chest, preprocess=SMALL)
-    (part,) = found["splits"].values()
-    assert part["classes"] == {"edema": 2, "pleural effusion": 1, "hernia": 0, "no finding": 1}
-    assert found["usable"]
+    (part,) = found.splits.values()
+    assert part.classes == {"edema": 2, "pleural effusion": 1, "hernia": 0, "no finding": 1}
+    assert found.usable
     assert "hernia" in check_text(found)
     (tmp_path / "list.csv").write_text(table.replace("b.png,1", "b.png,?"))
     worse = check(str(tmp_path / "list.csv"), chest, preprocess=SMALL)
-    assert worse["problems"] == [
-        "line 3: edema is '?', expected 1 (there) or 0 (absent); decide first what uncertain and empty ones are"
-    ]
+    assert worse.problems == (
+        "line 3: edema is '?', expected 1 (there) or 0 (absent); decide first what uncertain and empty ones are",
+    )
     whole = archive(tmp_path / "set.npz", np.array([[1, 0, 1], [0, 0, 0]]))
-    (part,) = check(str(whole), chest, preprocess=SMALL)["splits"].values()
-    assert part["classes"] == {"edema": 1, "pleural effusion": 0, "hernia": 1, "no finding": 1}
+    (part,) = check(str(whole), chest, preprocess=SMALL).splits.values()
+    assert part.classes == {"edema": 1, "pleural effusion": 0, "hernia": 1, "no finding": 1}
 
 
 @given(st.dictionaries(st.sampled_from(["edema", "mass"]), st.sampled_from(["1", 0, "yes", "False", 1.0]), min_size=2))

@@ -10,9 +10,14 @@ from PIL import Image as Pillow
 from typer.testing import CliRunner
 
 from medrobust.cli import app
-from medrobust.data import slides
-from medrobust.data.slides import Cut, cut_tiles, tissue_share
+from medrobust.data.slides import Cut, tissue_share
 from medrobust.errors import ConfigError, DataError, RunError
+from medrobust.jobs import tiles
+from medrobust.jobs.executors import here
+from medrobust.jobs.job import carry_out
+from medrobust.jobs.tiles import TILES, TilesSummary
+from medrobust.jobs.tiles_settings import TilesSettings
+from medrobust.tell import SILENT, Tell
 
 pytest.importorskip("openslide")
 tifffile = pytest.importorskip("tifffile")
@@ -45,6 +50,10 @@ def write_slide(path: Path, scan: np.ndarray, description: str, levels: tuple[in
     return path
 
 
+def cut_tiles(slide: Path, cut: Cut, out: Path, tell: Tell = SILENT) -> TilesSummary:
+    return carry_out(TILES, TilesSettings(slide=slide, **vars(cut)), out, execute=here, tell=tell)
+
+
 def listed(out: Path) -> list[dict[str, str]]:
     with (out / "tiles.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -57,7 +66,7 @@ def pixels_of(path: Path) -> np.ndarray:
 
 def test_tiles_at_the_scanned_magnification_are_the_scan_itself(tmp_path: Path, slide: Path, scan: np.ndarray) -> None:
     found = cut_tiles(slide, Cut(20.0, 64), tmp_path / "t")
-    assert (found["scanned_at"], found["tiles"], found["left_out"]) == (20, 16, 8 * 6 - 16)
+    assert (found.scanned_at, found.tiles, found.left_out) == (20, 16, 8 * 6 - 16)
     rows = listed(tmp_path / "t")
     assert [row["id"] for row in rows[:5]] == ["0_0", "64_0", "128_0", "192_0", "0_64"]
     for row in rows:
@@ -68,12 +77,12 @@ def test_tiles_at_the_scanned_magnification_are_the_scan_itself(tmp_path: Path, 
 
 def test_a_lower_magnification_covers_more_of_the_slide(tmp_path: Path, slide: Path, scan: np.ndarray) -> None:
     found = cut_tiles(slide, Cut(10.0, 64), tmp_path / "t")
-    assert found["tiles"] == 4
+    assert found.tiles == 4
     assert [row["id"] for row in listed(tmp_path / "t")] == ["0_0", "128_0", "0_128", "128_128"]
     mean = scan[:128, :128].reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
     assert np.abs(pixels_of(tmp_path / "t" / "0_0.png") - mean).max() <= 1
     between = cut_tiles(slide, Cut(8.0, 40), tmp_path / "u")  # 2.5 pixels of the scan for each
-    assert between["tiles"] + between["left_out"] == 5 * 3
+    assert between.tiles + between.left_out == 5 * 3
     assert pixels_of(tmp_path / "u" / "0_0.png").shape == (40, 40, 3)
 
 
@@ -103,8 +112,8 @@ def test_glass_grey_and_ink_are_no_tissue() -> None:
 def test_microns_a_pixel_stand_in_for_the_objective(tmp_path: Path, scan: np.ndarray) -> None:
     slide = write_slide(tmp_path / "a.svs", scan, "Aperio Image Library v10\n512x384 |MPP = 0.2526")
     found = cut_tiles(slide, Cut(40.0, 64), tmp_path / "t")
-    assert found["scanned_at"] == pytest.approx(39.59, abs=0.01)
-    assert found["tiles"] == 16  # taken as 40x
+    assert found.scanned_at == pytest.approx(39.59, abs=0.01)
+    assert found.tiles == 16  # taken as 40x
 
 
 def test_a_magnification_that_is_not_there_is_refused(tmp_path: Path, slide: Path, scan: np.ndarray) -> None:
@@ -121,21 +130,22 @@ def test_a_magnification_that_is_not_there_is_refused(tmp_path: Path, slide: Pat
 def test_an_interrupted_cut_goes_on_to_the_same_bytes(
     tmp_path: Path, slide: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tiles, "BLOCK", 8)
     cut_tiles(slide, Cut(20.0, 64), tmp_path / "whole")
 
     class StopError(Exception):
         pass
 
     def stop(title: str, done: int, total: int) -> None:
-        if done == 10:
+        if done == 2:
             raise StopError
 
     with pytest.raises(StopError):
-        cut_tiles(slide, Cut(20.0, 64), tmp_path / "t", progress=stop)
+        cut_tiles(slide, Cut(20.0, 64), tmp_path / "t", Tell(progress=stop))
     assert not (tmp_path / "t" / "tiles.csv").exists()
     (tmp_path / "t" / ".64_64.png.7.tmp").write_bytes(b"half")
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "t").glob("*.png")}
-    assert len(before) == 6
+    assert len(before) == 8  # of two rows of eight, those with tissue
     cut_tiles(slide, Cut(20.0, 64), tmp_path / "t")
     for name, changed in before.items():
         assert (tmp_path / "t" / name).stat().st_mtime_ns == changed
@@ -148,17 +158,17 @@ def test_a_folder_with_anything_else_is_refused(tmp_path: Path, slide: Path, sca
     (tmp_path / "other" / "thesis.docx").write_text("years of work")
     with pytest.raises(RunError, match=r"other holds other files \(thesis\.docx\); use another --out"):
         cut_tiles(slide, Cut(20.0, 64), tmp_path / "other")
-    with pytest.raises(RunError, match="is a file; use another --out"):
+    with pytest.raises(RunError, match=r"thesis\.docx: File exists; use another --out"):
         cut_tiles(slide, Cut(20.0, 64), tmp_path / "other" / "thesis.docx")
     (tmp_path / "tiles").mkdir()
     (tmp_path / "tiles" / "0_0.png").write_bytes(b"mine")
-    with pytest.raises(RunError, match="tiles of unknown origin"):
+    with pytest.raises(RunError, match=r"holds other files \(0_0\.png\)"):
         cut_tiles(slide, Cut(20.0, 64), tmp_path / "tiles")
     cut_tiles(slide, Cut(20.0, 64), tmp_path / "t")
-    with pytest.raises(RunError, match=r"holds tiles with size = 64, asked for 32"):
+    with pytest.raises(RunError, match=r"holds a set of tiles with size = 64, asked for 32"):
         cut_tiles(slide, Cut(20.0, 32), tmp_path / "t")
     another = write_slide(tmp_path / "case.svs", 255 - scan, APERIO)
-    with pytest.raises(RunError, match="holds tiles with hash = "):
+    with pytest.raises(RunError, match="was begun with slide hash = "):
         cut_tiles(another, Cut(20.0, 64), tmp_path / "t")
 
 
@@ -201,12 +211,12 @@ def test_the_command(tmp_path: Path, slide: Path) -> None:
 
 
 def test_the_builtin_model_says_the_size(tmp_path: Path, slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[Cut] = []
+    found: list[int] = []
 
-    def note(path: Path, cut: Cut, out: Path, **more: object) -> dict[str, Any]:
-        found.append(cut)
-        return {"list": "", "tiles": 0, "left_out": 0}
+    def note(_kind: object, settings: TilesSettings, _out: Path, **_more: object) -> TilesSummary:
+        found.append(settings.size)
+        return TilesSummary("case.svs", 20, **vars(settings.cut), tiles=0, left_out=0, list="")
 
-    monkeypatch.setattr(slides, "cut_tiles", note)
+    monkeypatch.setattr("medrobust.jobs.job.carry_out", note)
     CliRunner().invoke(app, ["data", "tiles", str(slide), "--magnification", "20", "--out", str(tmp_path / "t")])
-    assert found[0].size == 56
+    assert found == [56]

@@ -21,9 +21,9 @@ from medrobust.pairs.poison import (
     eight_bit,
     parse_share,
     rounded,
-    summary,
     target_of,
 )
+from medrobust.pairs.poison_summary import count_attacked
 
 QUICK = EmbeddingAttack(steps=20, step=3.7 / 255)
 POISON = Poison(0.5, Ball("linf", 20 / 255), QUICK)
@@ -131,9 +131,9 @@ def test_captions_are_the_attacks_and_one_that_cannot_turn_is_not_said_to_have(t
         assert pair.words_changed == tuple((change.was, change.now) for change in attacked.changed)
         assert (pair.target, pair.cosine_before, pair.cosine_after, pair.psnr) == (None, None, None, None)
     assert [pair.caption_changed for pair in done] == [True, True, False, True]
-    found = summary(done)
-    assert (found["attacked"], found["captions_changed"], found["captions_unchanged"]) == (4, 3, 1)
-    assert found["cosine_after"] is None
+    found = count_attacked(done)
+    assert (found.attacked, found.captions_changed, found.captions_unchanged) == (4, 3, 1)
+    assert found.cosine_after is None
 
 
 def test_captions_may_be_left_alone(tiny: Clip, dataset: Dataset) -> None:

@@ -148,19 +148,21 @@ def test_folders_that_are_taken(
     held = contents(written)
     refused(poison(checkpoint, pictures, written), "holds a finished poisoned data set; use another --out")
     assert contents(written) == held
-    refused(poison(checkpoint, pictures, pictures), "holds other files; use another --out")
+    refused(poison(checkpoint, pictures, pictures), "holds other files (captions.csv, images); use another --out")
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(poisoning, "attack_pairs", stop)
     poison(checkpoint, pictures, tmp_path / "cut")
-    refused(
-        poison(checkpoint, pictures, tmp_path / "cut", "--seed", 1, share="20%"),
-        "was begun with another seed and share; repeat that command or use another --out",
-    )
-    (tmp_path / "cut" / "unfinished.json").write_text("{")
-    refused(poison(checkpoint, pictures, tmp_path / "cut"), "unfinished.json cannot be read")
+    for words, share, differs in (
+        (["--seed", 1], "50%", "seed = 0, asked for 1"),
+        ([], "20%", "share = 0.5, asked for 0.2"),
+    ):
+        again = poison(checkpoint, pictures, tmp_path / "cut", *words, share=share)
+        refused(again, f"holds a poisoned data set with {differs}; use another --out")
+    (tmp_path / "cut" / "unfinished.yaml").write_text("{")
+    refused(poison(checkpoint, pictures, tmp_path / "cut"), "unfinished.yaml cannot be read")
 
 
 def test_images_move_to_another_collection(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
@@ -210,10 +212,10 @@ def test_what_cannot_be_asked_for(checkpoint: Path, pictures: Path, tmp_path: Pa
 
 
 def test_odd_ids_stay_inside_the_folder_and_apart() -> None:
-    names = poisoning._file_names(("../up", "a/b", "a_b", "ü?", "x.png", "x.jpg"))
+    names = poisoning.file_names(("../up", "a/b", "a_b", "ü?", "x.png", "x.jpg"))
     assert names == [
         "images/%2E%2E/up.png", "images/a/b.png", "images/a_b.png", "images/%C3%BC%3F.png", "images/x.png.png",
         "images/x.jpg.png",
     ]  # fmt: skip
-    short = poisoning._file_names(("x.png", "y.jpg", "/z", "z"))
+    short = poisoning.file_names(("x.png", "y.jpg", "/z", "z"))
     assert short == ["images/x.png", "images/y.png", "images/%2F/z.png", "images/z.png"]

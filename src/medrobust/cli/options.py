@@ -114,7 +114,7 @@ def _takes(info: FieldInfo) -> Any:
     match about(info)["takes"]:
         case "texts":
             return list[str]
-        case "commas":
+        case "text" | "commas":
             return str | None
         case "nothing":
             return None

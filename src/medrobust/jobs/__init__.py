@@ -10,6 +10,9 @@ KINDS = {
     "attack": "medrobust.jobs.attack:ATTACK",
     "audit": "medrobust.jobs.audit:AUDIT",
     "certify": "medrobust.jobs.certify:CERTIFY",
+    "check": "medrobust.jobs.check:CHECK",
+    "poison": "medrobust.jobs.poison:POISON",
+    "tiles": "medrobust.jobs.tiles:TILES",
     "vqa": "medrobust.jobs.ask:VQA",
 }
 

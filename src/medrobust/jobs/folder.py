@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel
@@ -24,6 +25,22 @@ S = TypeVar("S", bound=BaseModel)
 
 ENVIRONMENT = "environment.json"
 _LOCK = ".lock"
+_OWN = re.compile(r"\.lock|\..*\.tmp")  # what a process that was killed may leave behind
+
+
+class Holding(NamedTuple):
+    """One kind of folder: its name in sentences, and who else may be there.
+
+    With `alone`, a job begins in a folder without other files only. `finished` is the file after which nothing is
+    added: a job that is done is refused, not made anew.
+    """
+
+    called: str = "run"
+    alone: bool = False
+    finished: str = ""
+
+
+RUN = Holding()
 
 
 class RunFolder:
@@ -73,13 +90,21 @@ class RunFolder:
         except (OSError, ValueError, yaml.YAMLError, ConfigError) as error:
             raise RunError(f"{path} cannot be read ({' '.join(str(error).split())}); use another --out") from error
 
-    def claim(self, settings: S, name: str, begun: Callable[[S], Mapping[str, str]] = lambda _settings: {}) -> S:
+    def claim(
+        self,
+        settings: S,
+        name: str,
+        begun: Callable[[S], Mapping[str, str]] = lambda _settings: {},
+        holding: Holding = RUN,
+    ) -> S:
         """Make the folder the run of these settings, or see that it is.
 
         `begun`: the parts of these settings that have rows here, with their file. Such a part, and every field outside
         of parts, must be as it was, but for fields whose `resume` allows another value; some parts then begin anew.
-        Parts that are not asked for now are kept. Raises RunError naming the first field that differs.
+        Parts that are not asked for now are kept. Raises RunError naming the first field that differs, or what makes
+        the folder one of another kind.
         """
+        self._refuse_other(holding, name)
         if not (self.begun and (self.path / name).exists()):
             self.keep(settings, name)
             return settings
@@ -89,10 +114,25 @@ class RunFolder:
         for part, (was, now) in pairs.items():
             for key, old, new in changes(was, now) if was is not None and now is not None else ():
                 if not getattr(now, "begins_anew", False):
-                    raise RunError(f"{self.path} holds a run with {key} = {old}, asked for {new}; use another --out")
+                    raise RunError(
+                        f"{self.path} holds a {holding.called} with {key} = {old}, asked for {new}; use another --out"
+                    )
                 (self.path / rows[part]).unlink(missing_ok=True)
         kept = {key: value for key, value in before if isinstance(value, BaseModel) and getattr(settings, key) is None}
         return settings.model_copy(update=kept)
+
+    def _refuse_other(self, holding: Holding, name: str) -> None:
+        if holding.finished and (self.path / holding.finished).exists():
+            raise RunError(f"{self.path} holds a finished {holding.called}; use another --out")
+        if holding.alone and not (self.path / name).exists():
+            others = sorted(entry.name for entry in self.path.iterdir() if not _OWN.fullmatch(entry.name))
+            if others:
+                raise RunError(f"{self.path} holds other files ({', '.join(others[:3])}); use another --out")
+
+    def remove(self, *names: str) -> None:
+        """Delete files that only an unfinished job needs."""
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
 
     def keep(self, settings: BaseModel, name: str) -> None:
         """Write the settings' file, whole or not at all. Raises RunError."""

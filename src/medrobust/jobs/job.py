@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkabl
 from pydantic import BaseModel
 
 from medrobust.errors import CancelledError
-from medrobust.jobs.folder import RunFolder
+from medrobust.jobs.folder import RUN, Holding, RunFolder
 from medrobust.results.journal import Form, Journal, Keyed
 from medrobust.tell import SILENT, Tell
 
@@ -82,6 +82,7 @@ class Kind(Generic[S, O, R, P]):
     `environment` is everything that decides a byte, and is refused where it differs on resuming. `keep` writes the
     notes of a unit before its rows, `after` tells what is there after them. `publish` makes the summary of the rows.
     `settle` completes settings by what stands in the folder, before they are compared with those of a run that goes on.
+    `holding` tells what the folder is called, and whether other files, or a finished job, keep the job out of it.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Kind(Generic[S, O, R, P]):
     keep: Callable[[RunFolder, Notes], None] = lambda _folder, _notes: None
     after: Callable[[RunFolder, O], object] = lambda _folder, _opened: None
     settle: Callable[[RunFolder, S], S] = lambda _folder, settings: settings
+    holding: Holding = RUN
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def carry_out(
     kind.check(settings)
     folder = RunFolder(out)
     with folder.held():
-        settings = folder.claim(kind.settle(folder, settings), kind.settings_file, begun_parts(out))
+        settings = folder.claim(kind.settle(folder, settings), kind.settings_file, begun_parts(out), kind.holding)
         opened = kind.open(Opening(folder, settings, tell, given))
         folder.record(kind.environment(opened))
         units = kind.units(opened)

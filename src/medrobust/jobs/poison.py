@@ -1,8 +1,8 @@
 """A copy of a captioned data set on disk, of which a share is attacked: `medrobust poison`.
 
-The folder holds `images/`, `captions.jsonl` and, once it is finished, `poison.json`. Until then `unfinished.json` says
-whose folder it is and `unfinished.jsonl` what has been attacked, so that the same command goes on and ends with the
-same bytes.
+The folder holds `images/`, `captions.jsonl` and, once it is finished, `poison.json`. Until then `unfinished.yaml` and
+`environment.json` say whose folder it is and `unfinished.jsonl` what has been attacked, so that the same command goes
+on and ends with the same bytes.
 """
 
 import json
@@ -10,35 +10,42 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
+
+import torch
 
 from medrobust.data import load_task, open_dataset, open_image
 from medrobust.data.pictures import encoded
 from medrobust.data.sources.files import LabelledFile, decodable
-from medrobust.errors import DataError, RunError
+from medrobust.errors import DataError
 from medrobust.files import replace_bytes
-from medrobust.models.clip import Clip
+from medrobust.jobs.bench import record_of
+from medrobust.jobs.folder import ENVIRONMENT, Holding, RunFolder
+from medrobust.jobs.job import Done, Kind, Notes, Opening, Unit, Work
+from medrobust.machine import checked_device, describe
+from medrobust.models import load
 from medrobust.pairs.caption_files import bare
-from medrobust.pairs.captioned import CaptionedImages, image_files
-from medrobust.pairs.poison import (
-    BLOCK,
-    VERSION,
-    AttackedPair,
-    Poison,
-    Targets,
-    attack_pairs,
-    chosen,
-    eight_bit,
-    summary,
+from medrobust.pairs.captioned import CaptionedImages, image_files, open_captioned
+from medrobust.pairs.poison import BLOCK, VERSION, AttackedPair, Poison, Targets, attack_pairs, chosen, eight_bit
+from medrobust.pairs.poison_summary import (
+    AttackedModel,
+    AttackedShare,
+    CopiedCounts,
+    CopiedPairs,
+    PairAttack,
+    PoisonSummary,
+    TargetImages,
+    count_attacked,
 )
-from medrobust.results.journal import Form, Journal, read_journal, values_of
+from medrobust.pairs.settings import PoisonSettings
+from medrobust.results.journal import checked_form, read_journal
 from medrobust.tell import Tell
-from medrobust.types import Preprocess
-from medrobust.version import __version__
+from medrobust.types import Preprocess, VisionLanguageModel
 
 MANIFEST = "poison.json"
-_MARK, _JOURNAL = "unfinished.json", "unfinished.jsonl"
+_SETTINGS, _ROWS = "unfinished.yaml", "unfinished.jsonl"
+FORM = checked_form(AttackedPair, VERSION, parts="pairs", command="poison")
 
 
 @dataclass(frozen=True)
@@ -65,106 +72,135 @@ def open_targets(source: TargetSource, preprocess: Preprocess) -> Targets:
     return Targets(tuple(file.id for file in kept), lambda i: open_image(kept[i].path, preprocess), source.data)
 
 
-def poison_into(
-    out: Path,
-    pairs: CaptionedImages,
-    poison: Poison,
-    model: Clip,
-    *,
-    targets: Targets | None = None,
-    reporter: Tell | None = None,
-) -> dict[str, Any]:
-    """Write the attacked copy, and return what `poison.json` says of it.
+class Poisoning(NamedTuple):
+    """Pairs, the model and images that they are moved with, and the path of each image in the copy."""
 
-    Raises RunError where `out` holds a finished copy, another one, or other files.
-    """
-    tell = reporter or Tell()
-    rows = chosen(len(pairs), poison.share, poison.seed)
-    settings = _settings(pairs, poison, model, targets)
-    _claim(out, settings)
-    names = _file_names(pairs.ids)
-    tell.say(
-        f"attack {len(rows)} of {len(pairs)} pairs of {pairs.source} with {model.name}"
-        + (f", {poison.ball}, {poison.attack.steps} steps" if poison.images else ", captions only")
-    )
-    _write_clean(out, pairs, names, set(rows), tell)
-    with Journal.open(out / _JOURNAL, [pairs.ids[row] for row in rows], _FORM) as journal:
-        begin = len(journal.done) // BLOCK * BLOCK  # whole blocks only, so that batches are those of the first time
-        for start in range(begin, len(rows) if journal.remaining else begin, BLOCK):
-            block = rows[start : start + BLOCK]
-            images, done = attack_pairs(pairs, block, poison, model.encode_image, targets)
-            for row, image in zip(block, images, strict=True):
-                replace_bytes(out / names[row], encoded(image))
-            there = journal.done
-            journal.append([pair for pair in done if pair.key not in there])
-            tell.progress("attack pairs", start + len(block), len(rows))
-    return _finish(out, pairs, names, settings)
+    settings: PoisonSettings
+    poison: Poison
+    model: VisionLanguageModel
+    pairs: CaptionedImages
+    targets: Targets | None
+    files: list[str]
+
+    @property
+    def rows(self) -> list[int]:
+        """The pairs that are attacked."""
+        return chosen(len(self.pairs), self.poison.share, self.poison.seed)
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    mark = out / _MARK
-    if (out / MANIFEST).exists():
-        raise RunError(f"{out} holds a finished poisoned data set; use another --out")
-    if not mark.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RunError(f"{out} holds other files; use another --out")
-        replace_bytes(mark, _json(settings))
-        return
-    try:
-        held = json.loads(mark.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{mark} cannot be read ({error}); use another --out") from error
-    wanted = json.loads(_json(settings))
-    differ = [key for key in wanted if not isinstance(held, dict) or held.get(key) != wanted[key]]
-    if differ:
-        raise RunError(f"{out} was begun with another {' and '.join(differ)}; repeat that command or use another --out")
+def check_poison(settings: PoisonSettings) -> None:
+    """See what can be told before anything is loaded. Raises MedrobustError."""
+    _ = settings.poison, checked_device(settings.device)
 
 
-def _settings(pairs: CaptionedImages, poison: Poison, model: Clip, targets: Targets | None) -> dict[str, Any]:
-    content = sha256(
-        "\x1f".join(text for pair in zip(pairs.ids, pairs.captions, strict=True) for text in pair).encode()
-    )
-    return {
-        "schema_version": VERSION,
-        "medrobust": __version__,
-        "source": {"data": pairs.source, "split": pairs.split, "pairs": len(pairs), "sha256": content.hexdigest(),
-                   "without_caption": list(pairs.uncaptioned), "skipped": list(pairs.skipped)},
-        "target": None if targets is None else {"data": targets.source, "images": len(targets.ids)},
-        "seed": poison.seed,
-        "share": {"asked": poison.share, "reached": len(chosen(len(pairs), poison.share, poison.seed)) / len(pairs)},
-        "model": {"name": model.name, "sha256": model.sha256, "pixels": model.preprocess.size},
-        "attack": {"images": poison.images, "captions": poison.captions, "norm": poison.ball.norm,
-                   "eps": poison.ball.eps, "steps": poison.attack.steps, "step": poison.attack.step,
-                   "decay": poison.attack.decay, "keep_grey": poison.attack.keep_grey},
-    }  # fmt: skip
+def open_poison(opening: Opening[PoisonSettings]) -> Poisoning:
+    """Load the model and list the pairs and the images to move to. Raises MedrobustError."""
+    settings, given = opening.settings, opening.given
+    model = given.model or load(settings.model, device=checked_device(settings.device), revision=settings.revision)
+    pairs = given.data or open_captioned(settings.source, model.preprocess)
+    targets = None
+    if settings.target:
+        source = TargetSource(settings.target, settings.target_task, settings.split, settings.skip_broken)
+        targets = open_targets(source, model.preprocess)
+    return Poisoning(settings, settings.poison, model, pairs, targets, file_names(pairs.ids))
 
 
-def _write_clean(out: Path, pairs: CaptionedImages, names: Sequence[str], attacked: set[int], tell: Tell) -> None:
-    for row, name in enumerate(names):
-        # what exists is whole, because files are put in place in one step
-        if row not in attacked and not (out / name).exists():
-            replace_bytes(out / name, encoded(eight_bit(pairs.read(row)[None])[0]))
-        tell.progress("copy clean pairs", row + 1, len(names))
+def units_of(opened: Poisoning) -> list[Unit]:
+    """A unit a block of pairs, attacked as one batch."""
+    rows, ids = opened.rows, opened.pairs.ids
+    blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    return [Unit(tuple(ids[row] for row in block), tuple(block)) for block in blocks]
 
 
-def _finish(out: Path, pairs: CaptionedImages, names: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
-    done = _read_rows(out / _JOURNAL)
+def work_on(opened: Poisoning) -> Work[AttackedPair]:
+    """Attacks a block of pairs; its images are kept beside the rows, by their path in the copy."""
+
+    def work(unit: Unit) -> Done[AttackedPair]:
+        block = [int(row) for row in unit.what]
+        images, done = attack_pairs(opened.pairs, block, opened.poison, opened.model.encode_image, opened.targets)
+        return Done(done, {opened.files[row]: encoded(image) for row, image in zip(block, images, strict=True)})
+
+    return work
+
+
+def keep_images(folder: RunFolder, notes: Notes) -> None:
+    """Write the attacked images of a unit. Raises RunError."""
+    for name, picture in notes.items():
+        replace_bytes(folder.path / name, picture)
+
+
+def announcement(opened: Poisoning, _left: float) -> list[str]:
+    """Says what is attacked, and how."""
+    poison, pairs = opened.poison, opened.pairs
+    how = f"{poison.ball}, {poison.attack.steps} steps" if poison.images else "captions only"
+    return [f"attack {len(opened.rows)} of {len(pairs)} pairs of {pairs.source} with {opened.model.name}, {how}"]
+
+
+def finish(folder: RunFolder, opened: Poisoning, tell: Tell) -> PoisonSummary:
+    """Copy the pairs that are not attacked, write captions.jsonl and poison.json, and delete what came before it."""
+    pairs, files = opened.pairs, opened.files
+    _write_clean(folder.path, opened, tell)
+    done = read_journal(folder.path / _ROWS, FORM)
     after = {pair.id: pair.caption_after for pair in done}
     lines = [
         {"id": name, "image": path, "caption": after.get(name, caption)}
-        for name, path, caption in zip(pairs.ids, names, pairs.captions, strict=True)
+        for name, path, caption in zip(pairs.ids, files, pairs.captions, strict=True)
     ]
-    replace_bytes(out / "captions.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    left_out = {"without_caption": len(pairs.uncaptioned), "skipped": len(pairs.skipped)}
-    counts = {"pairs": len(pairs), **left_out, **summary(done)}
-    manifest = settings | {"counts": counts, "pairs": [asdict(pair) for pair in done]}
-    replace_bytes(out / MANIFEST, _json(manifest))
-    for name in (_JOURNAL, _MARK):
-        (out / name).unlink(missing_ok=True)
-    return manifest
+    replace_bytes(folder.path / "captions.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    summary = _summary(opened, done)
+    replace_bytes(folder.path / MANIFEST, (json.dumps(summary.to_json(), indent=1) + "\n").encode())
+    folder.remove(_ROWS, ENVIRONMENT, _SETTINGS)
+    return summary
 
 
-def _file_names(ids: Sequence[str]) -> list[str]:
+def _write_clean(out: Path, opened: Poisoning, tell: Tell) -> None:
+    attacked = set(opened.rows)
+    for row, name in enumerate(opened.files):
+        # what exists is whole, because files are put in place in one step
+        if row not in attacked and not (out / name).exists():
+            replace_bytes(out / name, encoded(eight_bit(opened.pairs.read(row)[None])[0]))
+        tell.progress("copy clean pairs", row + 1, len(opened.files))
+
+
+def _summary(opened: Poisoning, done: Sequence[AttackedPair]) -> PoisonSummary:
+    settings, poison, model, pairs, targets, _ = opened
+    attack = poison.attack
+    return PoisonSummary(
+        source=_copied(pairs),
+        target=None if targets is None else TargetImages(targets.source, len(targets.ids)),
+        seed=settings.seed,
+        share=AttackedShare(poison.share, len(opened.rows) / len(pairs)),
+        model=AttackedModel(model.name, model.sha256, model.preprocess.size),
+        attack=PairAttack(
+            poison.images, poison.captions, poison.ball.norm, poison.ball.eps, attack.steps, attack.step, attack.decay,
+            attack.keep_grey,
+        ),
+        counts=CopiedCounts(len(pairs), len(pairs.uncaptioned), len(pairs.skipped), count_attacked(done)),
+        pairs=tuple(done),
+    )  # fmt: skip
+
+
+def _copied(pairs: CaptionedImages) -> CopiedPairs:
+    texts = "\x1f".join(text for pair in zip(pairs.ids, pairs.captions, strict=True) for text in pair)
+    content = sha256(texts.encode()).hexdigest()
+    return CopiedPairs(pairs.source, pairs.split, len(pairs), content, pairs.uncaptioned, pairs.skipped)
+
+
+def _environment(opened: Poisoning) -> dict[str, Any]:
+    model, targets = opened.model, opened.targets
+    pairs = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(_copied(opened.pairs)).items()
+    }
+    return {
+        "environment": describe(model.device, threads=torch.get_num_threads()),
+        "model": record_of(model) | {"pixels": model.preprocess.size},
+        "pairs": pairs,
+        "targets": {} if targets is None else {"images": len(targets.ids)},
+    }
+
+
+def file_names(ids: Sequence[str]) -> list[str]:
     """A path a pair: its id with odd characters written as numbers; without extension where it is unique without."""
     short = [bare(name) for name in ids]
     shown = short if len(set(short)) == len(short) else ids
@@ -175,22 +211,19 @@ def _file_name(part: str) -> str:
     return quote(part, safe=" ,+=()") if part.strip(".") else "%2E" * len(part) or "%2F"
 
 
-def _json(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, indent=1) + "\n").encode()
-
-
-def _to_line(pair: AttackedPair) -> str:
-    return json.dumps(asdict(pair)) + "\n"
-
-
-def _from_line(line: str) -> AttackedPair:
-    values = values_of(line, AttackedPair, VERSION)
-    words = tuple((str(was), str(now)) for was, now in values.pop("words_changed"))
-    return AttackedPair(**values, words_changed=words)
-
-
-_FORM: Form[AttackedPair] = Form(_to_line, _from_line, parts="pairs", command="poison")
-
-
-def _read_rows(path: Path) -> list[AttackedPair]:
-    return read_journal(path, _FORM)
+POISON: Kind[PoisonSettings, Poisoning, AttackedPair, PoisonSummary] = Kind(
+    name="poison",
+    settings=PoisonSettings,
+    settings_file=_SETTINGS,
+    rows_file=_ROWS,
+    form=FORM,
+    check=check_poison,
+    open=open_poison,
+    units=units_of,
+    cost=announcement,
+    work=work_on,
+    keep=keep_images,
+    environment=_environment,
+    publish=finish,
+    holding=Holding("poisoned data set", alone=True, finished=MANIFEST),
+)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from medrobust.models.clip import Clip
 from medrobust.pairs.attacked_pairs import Noise, fixed_pairs, resizing
 from medrobust.pairs.batches import Pairs, make_pairs
 from medrobust.pairs.captioned import CaptionedImages, CaptionSource, captioned_by_class, open_captioned
-from medrobust.pairs.poison import Poison, summary
+from medrobust.pairs.poison import Poison
+from medrobust.pairs.poison_summary import count_attacked
 from medrobust.pairs.pretrain import pretrain, save
 from medrobust.pairs.recipe import Recipe, Source, caption_book
 from medrobust.pairs.start import start_from
@@ -99,7 +100,7 @@ def _sources(recipe: Recipe, attacked: Attacked | None, tell: Tell) -> tuple[lis
         captioned = _captioned(source, recipe, attacked.poison.seed if attacked else recipe.training.seed)
         pairs, done = fixed_pairs(captioned, noise, any_rotation=source.any_rotation, share=source.share)
         sources.append(pairs)
-        told.append({"data": source.data, "pairs": len(captioned)} | summary(done))
+        told.append({"data": source.data, "pairs": len(captioned)} | asdict(count_attacked(done)))
         tell.say(f"{source.data}: {len(captioned)} pairs, {len(done)} of them attacked")
     if attacked is None:
         return sources, {}

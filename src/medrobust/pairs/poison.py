@@ -187,21 +187,5 @@ def _shrunk(offset: Images, radius: float) -> Images:
     return (low * offset).round()
 
 
-def summary(done: Sequence[AttackedPair]) -> dict[str, int | float | None]:
-    """How many pairs were attacked, how many captions could not be changed, and means over those known."""
-    means = {key: _mean([getattr(pair, key) for pair in done]) for key in ("cosine_before", "cosine_after", "psnr")}
-    return {
-        "attacked": len(done),
-        "captions_changed": sum(pair.caption_changed for pair in done),
-        "captions_unchanged": sum(not pair.caption_changed for pair in done),
-        **means,
-    }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
 def _untouched(captions: Sequence[str]) -> CaptionReport:
     return CaptionReport(tuple(captions), tuple(() for _ in captions))

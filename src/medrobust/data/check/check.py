@@ -1,202 +1,171 @@
 """What is wrong with labelled images, found before anyone spends an hour on them."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from medrobust.data.image import prepare
-from medrobust.data.sources.inventory import EVERY, Found, take_inventory
+from medrobust.data.check.look import Look
+from medrobust.data.check.report import (
+    CheckReport,
+    Duplicates,
+    FrequentSize,
+    Group,
+    NamedImage,
+    OutsideTheCrop,
+    Seen,
+    Side,
+    Sizes,
+    SplitCounts,
+)
+from medrobust.data.sources.inventory import EVERY, Found, Inventory, take_inventory
 from medrobust.data.task import NO_FINDING, Task
 from medrobust.errors import DataError
 from medrobust.types import Preprocess
 
-_THREADS = 4  # each holds one decoded image
+
+class Listing(NamedTuple):
+    """A source and those of its images that are looked at: all, or those of one split."""
+
+    source: str
+    split: str | None
+    inventory: Inventory
+    images: list[Found]
+
+    def has(self, split: str) -> bool:
+        """Whether a split is asked for."""
+        return self.split is None or split in (self.split, EVERY)
 
 
-class Look(NamedTuple):
-    """What one image turned out to be."""
+class Looked(NamedTuple):
+    """An image and what it turned out to be."""
 
     image: Found
-    size: tuple[int, int] = (0, 0)  # width, height
-    kind: str = ""
-    frames: int = 1
-    digest: str = ""  # SHA-256 of the decoded pixels
-    blank: bool = False  # every pixel, or every one that the model would see, is the same
-    broken: str = ""  # why a run would refuse it
+    look: Look
 
     @property
-    def named(self) -> dict[str, str]:
-        """Which image this is."""
-        return {"id": self.image.id, "split": self.image.split, "class": self.image.label}
+    def named(self) -> NamedImage:
+        """The image by name."""
+        return NamedImage(self.image.id, self.image.split, self.image.label)
 
 
-def check(
-    source: str,
-    task: Task | None,
-    *,
-    preprocess: Preprocess,
-    split: str | None = None,
-    say: Callable[[str], None] = lambda _text: None,
-    progress: Callable[[str, int, int], None] = lambda _title, _done, _total: None,
-) -> dict[str, Any]:
-    """Look at every image of a source, of all splits or of one, and tell what a run on it would meet.
-
-    Returns plain values (`schema_version` 1); `problems` are sentences, one for each thing that would make results
-    wrong: broken files, one picture under two labels or in two splits, a class without an image, labels that the task
-    does not know. Equal pictures are those whose decoded pixels are equal bit for bit. Raises `DataError` or
-    `TaskError` where the source cannot be listed at all.
-    """
-    found = take_inventory(source, task)
-    chosen = None if split is None else (split, EVERY)
-    images = [image for image in found.images if chosen is None or image.split in chosen]
+def list_images(source: str, task: Task | None, split: str | None = None) -> Listing:
+    """The images of a source, of all splits or of one. Raises `DataError` or `TaskError` where there are none."""
+    listing = Listing(source, split, take_inventory(source, task), [])
+    images = [image for image in listing.inventory.images if listing.has(image.split)]
     if not images:
-        splits = ", ".join(sorted({image.split for image in found.images})) or "none"
+        splits = ", ".join(sorted({image.split for image in listing.inventory.images})) or "none"
         raise DataError(f"{source} has no image{f' of split {split!r}' if split else ''}; its splits are {splits}")
-    say(f"check {source}: read each of its {len(images)} images once; nothing is written")
-    told = _told(source, found.task, _look_at(images, preprocess, progress), preprocess)
-    faults, notes = (
-        [it.text for it in row if chosen is None or it.split in chosen] for row in (found.faults, found.notes)
-    )
-    problems = [*_problems(told), *faults]
-    return {**told, "notes": notes, "problems": problems, "usable": not problems}
+    return listing._replace(images=images)
 
 
-def _told(source: str, task: Task | None, looks: Sequence[Look], preprocess: Preprocess) -> dict[str, Any]:
-    whole = [look for look in looks if not look.broken]
-    classes = task.classes if task else tuple(sorted({look.image.label for look in looks}))
+def report(listing: Listing, looks: Sequence[Look], preprocess: Preprocess, *, model: str | None = None) -> CheckReport:
+    """What a run on these images would meet.
+
+    `problems` are sentences, one for each thing that would make results wrong: broken files, one picture under two
+    labels or in two splits, a class without an image, labels that the task does not know.
+    """
+    every, task = [Looked(listing.images[look.number], look) for look in looks], listing.inventory.task
+    whole = [one for one in every if not one.look.broken]
+    classes = task.classes if task else tuple(sorted({one.image.label for one in every}))
     many = bool(task and task.absent)
-    return {
-        "schema_version": 1,
-        "source": source,
-        "task": task.name if task else None,
-        "images": len(looks),
-        "findings": many,
-        "splits": _splits([look.image for look in looks], whole, classes, findings=many),
-        "sizes": _sizes(whole),
-        "kinds": dict(Counter(look.kind for look in whole).most_common()),
-        "duplicates": {"compared": "SHA-256 of the decoded pixels", **_duplicates(whole)},
-        "broken": [{**look.named, "reason": look.broken} for look in looks if look.broken],
-        "blank": [look.named for look in whole if look.blank],
-        "several_frames": [{**look.named, "frames": look.frames} for look in whole if look.frames > 1],
-        "preprocess": _preprocess(whole, preprocess),
-    }
-
-
-def _look_at(images: Sequence[Found], preprocess: Preprocess, progress: Callable[[str, int, int], None]) -> list[Look]:
-    looks = []
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for look in threads.map(partial(_look, preprocess=preprocess), images):
-            looks.append(look)
-            progress("images", len(looks), len(images))
-    return looks
-
-
-def _look(image: Found, preprocess: Preprocess) -> Look:
-    try:
-        decoded = image.decode()
-        seen = prepare(decoded, preprocess)
-    except DataError as error:
-        return Look(image, broken=str(error))
-    pixels = np.ascontiguousarray(np.asarray(decoded.pixels))
-    digest = hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode())
-    digest.update(pixels.data)
-    blank = bool(seen.min() == seen.max() or pixels.min() == pixels.max())
-    return Look(image, decoded.size, decoded.kind, decoded.frames, digest.hexdigest(), blank)
+    broken = tuple(replace(one.named, reason=one.look.broken) for one in every if one.look.broken)
+    splits = _splits(listing.images, whole, classes, findings=many)
+    duplicates = _duplicates(whole)
+    faults, notes = (
+        tuple(remark.text for remark in remarks if listing.has(remark.split))
+        for remarks in (listing.inventory.faults, listing.inventory.notes)
+    )
+    return CheckReport(
+        source=listing.source,
+        task=task.name if task else None,
+        images=len(every),
+        findings=many,
+        splits=splits,
+        sizes=_sizes([one.look for one in whole]) if whole else None,
+        kinds=dict(Counter(one.look.kind for one in whole).most_common()),
+        duplicates=duplicates,
+        broken=broken,
+        blank=tuple(one.named for one in whole if one.look.blank),
+        several_frames=tuple(replace(one.named, frames=one.look.frames) for one in whole if one.look.frames > 1),
+        preprocess=_seen([one.look for one in whole], preprocess, model),
+        notes=notes,
+        problems=(*_problems(broken, duplicates, {} if many else splits), *faults),
+    )
 
 
 def _splits(
-    images: Sequence[Found], whole: Sequence[Look], classes: Sequence[str], *, findings: bool
-) -> dict[str, Any]:
+    images: Sequence[Found], whole: Sequence[Looked], classes: Sequence[str], *, findings: bool
+) -> dict[str, SplitCounts]:
     """For each split: how many readable images a class has, and what a constant answer would score.
 
     Of findings, how many images have each; an image may count several times, or not at all.
     """
     table = {}
     for split in dict.fromkeys(image.split for image in images):
-        there = [look.image.label for look in whole if look.image.split == split]
+        there = [one.image.label for one in whole if one.image.split == split]
         if findings:
             names = Counter(name for label in there for name in label.split(", "))
             counted = {name: names[name] for name in (*classes, NO_FINDING)}
-            table[split] = {"images": len(there), "classes": counted}
-            table[split] |= {"largest_over_smallest": None, "always_the_largest_class": None}
+            table[split] = SplitCounts(len(there), counted, None, None)
             continue
         counts = Counter(there)
         others = sorted(set(counts) - set(classes))
         sizes = {name: counts[name] for name in (*classes, *others)}
         total, largest, smallest = sum(sizes.values()), max(sizes.values()), min(sizes.values())
-        table[split] = {
-            "images": total,
-            "classes": sizes,
-            "largest_over_smallest": largest / smallest if smallest else None,
-            "always_the_largest_class": largest / total if total else None,
-        }
+        table[split] = SplitCounts(
+            total, sizes, largest / smallest if smallest else None, largest / total if total else None
+        )
     return table
 
 
-def _sizes(whole: Sequence[Look]) -> dict[str, Any]:
-    if not whole:
-        return {}
-    sides = {"width": [look.size[0] for look in whole], "height": [look.size[1] for look in whole]}
+def _sizes(whole: Sequence[Look]) -> Sizes:
     counts = Counter(look.size for look in whole)
     (frequent, count) = counts.most_common(1)[0]
-    return {
-        **{name: {"min": min(side), "median": median(side), "max": max(side)} for name, side in sides.items()},
-        "most_frequent": {"width": frequent[0], "height": frequent[1], "images": count},
-        "different": len(counts),
-    }
+    width, height = (
+        Side(min(side), median(side), max(side))
+        for side in ([look.width for look in whole], [look.height for look in whole])
+    )
+    return Sizes(width, height, FrequentSize(*frequent, count), len(counts))
 
 
-def _duplicates(whole: Sequence[Look]) -> dict[str, list[list[dict[str, str]]]]:
-    """Groups of equal pictures. A group that spans classes and splits stands under both."""
-    groups: dict[str, list[Look]] = {}
-    for look in whole:
-        groups.setdefault(look.digest, []).append(look)
+def _duplicates(whole: Sequence[Looked]) -> Duplicates:
+    groups: dict[str, list[Looked]] = {}
+    for one in whole:
+        groups.setdefault(one.look.digest, []).append(one)
     several = [group for group in groups.values() if len(group) > 1]
 
-    def named(chosen: Iterable[list[Look]]) -> list[list[dict[str, str]]]:
-        return [[look.named for look in group] for group in chosen]
+    def named(chosen: Iterable[list[Looked]]) -> tuple[Group, ...]:
+        return tuple(tuple(one.named for one in group) for group in chosen)
 
-    def spans(group: list[Look], what: Callable[[Look], str]) -> bool:
-        return len({what(look) for look in group}) > 1
+    def spans(group: list[Looked], what: Callable[[Looked], str]) -> bool:
+        return len({what(one) for one in group}) > 1
 
-    def label(look: Look) -> str:
-        return look.image.label
+    def label(one: Looked) -> str:
+        return one.image.label
 
-    def split(look: Look) -> str:
-        return look.image.split
+    def split(one: Looked) -> str:
+        return one.image.split
 
-    return {
-        "across_classes": named(group for group in several if spans(group, label)),
-        "across_splits": named(group for group in several if spans(group, split)),
-        "within_class": named(group for group in several if not spans(group, label) and not spans(group, split)),
-    }
+    return Duplicates(
+        across_classes=named(group for group in several if spans(group, label)),
+        across_splits=named(group for group in several if spans(group, split)),
+        within_class=named(group for group in several if not spans(group, label) and not spans(group, split)),
+    )
 
 
-def _preprocess(whole: Sequence[Look], preprocess: Preprocess) -> dict[str, Any]:
+def _seen(whole: Sequence[Look], preprocess: Preprocess, model: str | None) -> Seen:
     """Resize and crop, and the share of each picture's area that the crop leaves out."""
-    found: dict[str, Any] = asdict(preprocess)
     if not whole:
-        return found
+        return Seen(preprocess, model=model)
     counts = Counter(look.size for look in whole)
     outside = {size: _outside(size, preprocess) for size in counts}
     worst, frequent = max(outside, key=outside.__getitem__), counts.most_common(1)[0][0]
-    return found | {
-        "outside_the_crop": {
-            "most_frequent_size": outside[frequent],
-            "worst": outside[worst],
-            "worst_size": list(worst),
-        },
-        "enlarged": sum(
-            count for size, count in counts.items() if preprocess.canvas is None and min(size) < preprocess.resize
-        ),
-    }
+    enlarged = sum(
+        count for size, count in counts.items() if preprocess.canvas is None and min(size) < preprocess.resize
+    )
+    return Seen(preprocess, OutsideTheCrop(outside[frequent], outside[worst], worst), enlarged, model)
 
 
 def _outside(size: tuple[int, int], preprocess: Preprocess) -> float:
@@ -206,18 +175,18 @@ def _outside(size: tuple[int, int], preprocess: Preprocess) -> float:
     return 1 - preprocess.size**2 / (preprocess.resize * (preprocess.resize * longer // shorter))
 
 
-def _problems(told: dict[str, Any]) -> list[str]:
+def _problems(broken: Group, duplicates: Duplicates, splits: Mapping[str, SplitCounts]) -> list[str]:
     problems = []
-    if told["broken"]:
-        problems.append(f"{len(told['broken'])} images are broken, so a run refuses them or leaves them out")
-    if groups := told["duplicates"]["across_classes"]:
+    if broken:
+        problems.append(f"{len(broken)} images are broken, so a run refuses them or leaves them out")
+    if groups := duplicates.across_classes:
         problems.append(f"{len(groups)} pictures carry two or more labels, so some labels are wrong")
-    if groups := told["duplicates"]["across_splits"]:
+    if groups := duplicates.across_splits:
         problems.append(f"{len(groups)} pictures are in two or more splits, so scores on one are learned on the other")
-    for split, part in () if told["findings"] else told["splits"].items():
-        if empty := [name for name, count in part["classes"].items() if not count]:
+    for split, part in splits.items():
+        if empty := [name for name, count in part.classes.items() if not count]:
             where = "" if split == EVERY else f" in split {split}"
             problems.append(f"no readable image of {', '.join(map(repr, empty))}{where}")
-        elif len(part["classes"]) < 2:
-            problems.append(f"only the class {next(iter(part['classes']))!r} in split {split}, expected two or more")
+        elif len(part.classes) < 2:
+            problems.append(f"only the class {next(iter(part.classes))!r} in split {split}, expected two or more")
     return problems
