@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medrobust.data.image import prepare
-from medrobust.data.sources.inventory import EVERY, Found, take_inventory
+from medrobust.data.image import prepare_image
+from medrobust.data.sources.inventory import EVERY, ListedImage, take_inventory
 from medrobust.data.task import NO_FINDING, Task
 from medrobust.errors import DataError
 from medrobust.types import Preprocess
@@ -23,7 +23,7 @@ _THREADS = 4  # each holds one decoded image
 class Look(NamedTuple):
     """What one image turned out to be."""
 
-    image: Found
+    image: ListedImage
     size: tuple[int, int] = (0, 0)  # width, height
     kind: str = ""
     frames: int = 1
@@ -89,7 +89,9 @@ def _told(source: str, task: Task | None, looks: Sequence[Look], preprocess: Pre
     }
 
 
-def _look_at(images: Sequence[Found], preprocess: Preprocess, progress: Callable[[str, int, int], None]) -> list[Look]:
+def _look_at(
+    images: Sequence[ListedImage], preprocess: Preprocess, progress: Callable[[str, int, int], None]
+) -> list[Look]:
     looks = []
     with ThreadPoolExecutor(_THREADS) as threads:
         for look in threads.map(partial(_look, preprocess=preprocess), images):
@@ -98,10 +100,10 @@ def _look_at(images: Sequence[Found], preprocess: Preprocess, progress: Callable
     return looks
 
 
-def _look(image: Found, preprocess: Preprocess) -> Look:
+def _look(image: ListedImage, preprocess: Preprocess) -> Look:
     try:
         decoded = image.decode()
-        seen = prepare(decoded, preprocess)
+        seen = prepare_image(decoded, preprocess)
     except DataError as error:
         return Look(image, broken=str(error))
     pixels = np.ascontiguousarray(np.asarray(decoded.pixels))
@@ -112,7 +114,7 @@ def _look(image: Found, preprocess: Preprocess) -> Look:
 
 
 def _splits(
-    images: Sequence[Found], whole: Sequence[Look], classes: Sequence[str], *, findings: bool
+    images: Sequence[ListedImage], whole: Sequence[Look], classes: Sequence[str], *, findings: bool
 ) -> dict[str, Any]:
     """For each split: how many readable images a class has, and what a constant answer would score.
 
