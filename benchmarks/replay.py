@@ -15,7 +15,7 @@ import torch
 from speed_record import sources
 
 from medrobust.data import load_task, open_dataset
-from medrobust.defences import make
+from medrobust.defences import make_defence
 from medrobust.models import load
 from medrobust.smoothing.fast_vit import lean_encoder
 from medrobust.smoothing.sampling import Copies, Draws, NoisyEncoder, Sampler
@@ -50,7 +50,7 @@ def collect(name: str, out: Path, *, images: int, seconds: float, compiled: bool
     model = load("builtin")
     source, task = SETS[name]
     data = open_dataset(source, load_task(task), preprocess=model.preprocess, split="test", limit=images)
-    classifiers = [make(head).apply(model, data.task, {}) for head in HEADS]
+    classifiers = [make_defence(head).apply(model, data.task, {}) for head in HEADS]
 
     def lean(_encode: Encoder, _image: Image) -> NoisyEncoder:
         return lean_encoder(model.encode_image.parts(), compile=compiled)

@@ -18,7 +18,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from medrobust.data import Dataset, load_task, open_dataset
-from medrobust.defences import make
+from medrobust.defences import make_defence
 from medrobust.defences.adaptation import merged, vision_part
 from medrobust.defences.defence import Defence
 from medrobust.jobs.fitting import tuned_on
@@ -86,17 +86,17 @@ def main() -> None:
         source, task = SETS[name]
         val = open_dataset(source, load_task(task), preprocess=model.preprocess, split="val", limit=arguments.images)
         train = open_dataset(source, load_task(task), preprocess=model.preprocess, split="train")
-        print(f"{name} zero-shot: {_scores(make('zero-shot'), model, val, {}, arguments.draws)}", flush=True)
+        print(f"{name} zero-shot: {_scores(make_defence('zero-shot'), model, val, {}, arguments.draws)}", flush=True)
         below: State = {}
         if arguments.on_distill:
-            below = make("distill", DISTILLED).fit(model, train, generator=stream(0, "fit distill"))
+            below = make_defence("distill", DISTILLED).fit(model, train, generator=stream(0, "fit distill"))
         for label, defence, state in _candidates(arguments.what, model, train, below):
             print(f"{name} {label}: {_scores(defence, model, val, state, arguments.draws)}", flush=True)
 
 
 def _candidates(what: str, model: Clip, train: Dataset, below: State) -> Iterator[tuple[str, Defence, State]]:
     for name, settings in GRIDS[what]:
-        defence = make(name, settings)
+        defence = make_defence(name, settings)
         began = time.perf_counter()
         learned = defence.fit(merged(model, vision_part(below)), train, generator=stream(0, f"fit {name}"))
         yield f"{name} {settings} ({time.perf_counter() - began:.0f} s)", defence, {**below, **learned}

@@ -60,7 +60,7 @@ class Stored:
 
 def certified(classifiers: list[Classifier], image: Image, sampler: Sampler, draws: int) -> int:
     """One certificate a classifier; how many copies were encoded."""
-    smoothing = Smoothing(0.25, selection=sampler.batch, estimation=draws, stopping="fixed")
+    smoothing = Smoothing(0.25, selection=sampler.batch, budget=draws, stopping="fixed")
     certify(classifiers, image, smoothing, seed=0, item="speed", sampler=sampler)
     return sampler.batch * (1 + -(-draws // sampler.batch))
 

@@ -85,7 +85,7 @@ def colours(task: Task, each: int, *, use: str) -> Dataset:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, task: Task) -> Path:
     """A folder in the format of transformers, with random weights."""
-    from medrobust.pairs.pretrain import build, save
+    from medrobust.pairs.pretrain import save, untrained_clip
     from medrobust.pairs.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
@@ -93,7 +93,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, task: T
     tokenizer = train_tokenizer(texts, vocabulary=560, context_length=77)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build(recipe, tokenizer)
+        network = untrained_clip(recipe, tokenizer)
     save(network, tokenizer, recipe, folder)
     return folder
 

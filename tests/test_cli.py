@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from medrobust.cli import app
-from medrobust.jobs.experiment import Choice, Experiment, to_yaml
+from medrobust.jobs.experiment import Choice, Experiment
 
 Invoke = Callable[..., Result]
 QUICK = ["--stopping", "fixed", "--n", "16", "--n0", "8", "--batch", "8", "--threads", "1"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from medrobust.data.task import Dataset, Task
-from medrobust.defences import DEFENCES, make, variant_of
+from medrobust.defences import DEFENCES, make_defence, variant_of
 from medrobust.defences.adaptation import merged
 from medrobust.defences.defence import Defence
 from medrobust.defences.state import check_header, header_of, load_state, save_state
@@ -83,7 +83,7 @@ Fit = Callable[..., State]
 
 def defence_of(case: str) -> Defence:
     name, settings = CASES[case]
-    return make(name, settings)
+    return make_defence(name, settings)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_state_on_disk_makes_the_same_classifier(
     state, found = load_state(path)
     assert same(state, fitted(case))
     check_header(found, tiny, dataset.task, path=path)
-    assert make(found.defence, found.settings).settings == defence.settings
+    assert make_defence(found.defence, found.settings).settings == defence.settings
     expected = logits_of(defence.apply(tiny, dataset.task, fitted(case)), dataset)
     assert torch.equal(logits_of(defence.apply(tiny, dataset.task, state), dataset), expected)
 
@@ -248,10 +248,13 @@ def test_a_defence_says_truly_what_it_changes(case: str, tiny: Clip, dataset: Da
 
 
 def test_what_depends_on_the_settings_is_known_from_them() -> None:
-    assert make("distill", {"part": "feature"}).changes == {"head"}
-    assert make("promptsmooth", {"mode": "zero-shot"}).learns_from == "nothing"
-    assert (make("fare").learns_from, make("fare", {"shots": 2}).learns_from) == ("images", "labels")  # few of each
-    assert {name for name in DEFENCES if make(name).class_bound} == {
+    assert make_defence("distill", {"part": "feature"}).changes == {"head"}
+    assert make_defence("promptsmooth", {"mode": "zero-shot"}).learns_from == "nothing"
+    assert (make_defence("fare").learns_from, make_defence("fare", {"shots": 2}).learns_from) == (
+        "images",
+        "labels",
+    )  # few of each
+    assert {name for name in DEFENCES if make_defence(name).class_bound} == {
         "linear-probe", "mlp-probe", "full-fine-tune", "nmtune", "ran"
     }  # fmt: skip
 
@@ -336,16 +339,16 @@ def test_the_setting_that_names_a_variant() -> None:
 )
 def test_what_is_unknown_or_out_of_range_is_refused_with_the_nearest(name: str, settings: dict, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        make(name, settings)
+        make_defence(name, settings)
 
 
 @pytest.mark.parametrize("name", DEFENCES)
 def test_a_defence_without_settings_has_the_papers(name: str) -> None:
-    assert make(name).settings == DEFENCES[name].settings()
+    assert make_defence(name).settings == DEFENCES[name].settings()
 
 
 def test_the_papers_numbers() -> None:
-    few = make("promptsmooth").settings
+    few = make_defence("promptsmooth").settings
     assert (few.shots, few.words, few.epochs, few.batch, few.lr) == (16, 5, 50, 32, 0.002)
     assert few.sigmas == (0.25, 0.5, 0.75, 1.0)
     assert (few.draws, few.tune_lr, few.tune_steps, few.clean_fraction) == (100, 5e-3, 1, 0)

@@ -16,7 +16,7 @@ from medrobust.attacks.ball import Ball
 from medrobust.attacks.pgd import Pgd
 from medrobust.data import load_task, open_dataset
 from medrobust.data.task import Dataset, Task
-from medrobust.defences import make
+from medrobust.defences import make_defence
 from medrobust.errors import ModelError
 from medrobust.jobs.bench import Bench, environment_of
 from medrobust.jobs.experiment import Experiment
@@ -71,7 +71,7 @@ def test_an_embedded_model_tells_images_and_texts_apart(embedded: Clip) -> None:
 
 def accuracy(model: Clip, source: str, task: str, limit: int) -> float:
     data = open_dataset(source, load_task(task), preprocess=model.preprocess, limit=limit)
-    classifier = make("zero-shot").apply(model, data.task, {})
+    classifier = make_defence("zero-shot").apply(model, data.task, {})
     with torch.no_grad():
         return float((classifier(data.images()).argmax(dim=1) == data.labels).float().mean())
 
@@ -169,7 +169,7 @@ def test_a_family_loads(family: str, model_of: Models) -> None:
 @every_family
 def test_a_family_takes_learned_context(family: str, model_of: Models, dataset: Dataset, task: Task) -> None:
     model = model_of(family)
-    defence = make("promptsmooth", FEW)
+    defence = make_defence("promptsmooth", FEW)
     state = defence.fit(model, sized(dataset, model), generator=stream(0, "fit"))
     start = model.embed_words("a photo of").requires_grad_(True)
     model.encode_text(["red paint"], start).square().sum().backward()
@@ -179,13 +179,13 @@ def test_a_family_takes_learned_context(family: str, model_of: Models, dataset: 
     with torch.no_grad():
         learned = defence.apply(model, task, state)(images)
         assert learned.isfinite().all()
-        assert not torch.allclose(learned, make("zero-shot").apply(model, task, {})(images), atol=1e-4)
+        assert not torch.allclose(learned, make_defence("zero-shot").apply(model, task, {})(images), atol=1e-4)
 
 
 @every_family
 def test_a_family_takes_deep_prompts_or_says_why_not(family: str, model_of: Models, dataset: Dataset) -> None:
     model = model_of(family)
-    defence = make("capt", {"epochs": 1, "batch": 12, "attack_steps": 1, "coupling": "none"})
+    defence = make_defence("capt", {"epochs": 1, "batch": 12, "attack_steps": 1, "coupling": "none"})
     data = sized(dataset, model)
     if not TABLE[family].deep:
         with pytest.raises(NotAViT, match=r"the image encoder is a \w+, which takes no learned tokens"):
@@ -206,8 +206,8 @@ def test_a_family_is_certified_by_the_path_that_is_promised(family: str, model_o
     model = model_of(family)
     data = sized(dataset, model)
     image, sampler = data.read(0), lean_sampler(batch=8)
-    classifier = make("zero-shot").apply(model, dataset.task, {})
-    smoothing = Smoothing(0.05, selection=16, estimation=64, stopping="fixed")
+    classifier = make_defence("zero-shot").apply(model, dataset.task, {})
+    smoothing = Smoothing(0.05, selection=16, budget=64, stopping="fixed")
     (found,) = certify([classifier], image, smoothing, seed=0, item="one", sampler=sampler)
     assert found.trials == 64
     assert 0 <= found.votes <= 64
@@ -244,7 +244,7 @@ def test_a_family_has_an_encoder_with_parts_where_it_is_a_vit(family: str, model
 def test_a_family_is_attacked_through_its_pixels(family: str, model_of: Models, dataset: Dataset) -> None:
     model = model_of(family)
     images = sized(dataset, model).images(range(3))
-    classifier = make("zero-shot").apply(model, dataset.task, {})
+    classifier = make_defence("zero-shot").apply(model, dataset.task, {})
     with torch.no_grad():
         labels = classifier(images).argmax(dim=1)
     seen = images.clone().requires_grad_(True)

@@ -84,7 +84,7 @@ import contextlib, io, json, sys
 import torch
 from medrobust.attacks import make_attack
 from medrobust.cli import app
-from medrobust.defences import make
+from medrobust.defences import make_defence
 from medrobust.models import load
 
 folder, out = sys.argv[1:]
@@ -108,7 +108,9 @@ attacked = said("attack", *data, *attack, "--eps", "8/255", "--out", f"{out}/att
 certified = said("certify", *data, "--sigma", "0.25", "--n", "64", "--out", f"{out}/certified")
 print(json.dumps({
     "same": same, "by config": by_config, "listed": listed, "attacked": attacked, "certified": certified,
-    "made": [repr(make_attack("acme-brightness", {"tries": 2})), repr(make("acme-blur", {"reach": 2}).settings)],
+    "made": [
+        repr(make_attack("acme-brightness", {"tries": 2})), repr(make_defence("acme-blur", {"reach": 2}).settings)
+    ],
 }))
 """
 

@@ -1,6 +1,6 @@
 """medrobust: load a model, defend it, attack it, smooth it, tell the result.
 
-The public names are imported when they are first used, so that importing the package costs nothing.
+The public names are imported when they are first used: importing the package loads neither torch nor transformers.
 """
 
 from importlib import import_module
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from medrobust.data import open_dataset as open_dataset
     from medrobust.data import open_image as open_image
     from medrobust.defences import DEFENCES as DEFENCES
-    from medrobust.defences import make as make_defence
+    from medrobust.defences import make_defence as make_defence
     from medrobust.defences.defence import Defence as Defence
     from medrobust.jobs.experiment import Experiment as Experiment
     from medrobust.jobs.experiment import load_experiment as load_experiment
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from medrobust.types import Classifier as Classifier
     from medrobust.types import Preprocess as Preprocess
 
-_HOMES = {  # module, and behind a colon the name there where it is another
+_MODULES = {  # module, and behind a colon the name there where it is another
     "Certificate": "smoothing.certify",
     "Classifier": "types",
     "DEFENCES": "defences",
@@ -47,7 +47,7 @@ _HOMES = {  # module, and behind a colon the name there where it is another
     "load": "models",
     "load_experiment": "jobs.experiment",
     "load_task": "data",
-    "make_defence": "defences:make",
+    "make_defence": "defences",
     "open_dataset": "data",
     "open_image": "data",
     "stream": "seeds",
@@ -57,11 +57,11 @@ _HOMES = {  # module, and behind a colon the name there where it is another
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'medrobust' has no attribute {name!r}")
-    module, _, attribute = _HOMES[name].partition(":")
+    module, _, attribute = _MODULES[name].partition(":")
     return getattr(import_module(f"medrobust.{module}"), attribute or name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

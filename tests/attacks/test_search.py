@@ -5,7 +5,7 @@ from attacks.borders import border
 from toys import flatten
 
 from medrobust.attacks.losses import margin
-from medrobust.attacks.search import BestFound, badness, keep_trying, record, slope
+from medrobust.attacks.search import BestFound, badness, keep_trying, record_best, slope
 from medrobust.types import Classifier
 
 
@@ -38,5 +38,5 @@ def test_later_attempts_see_only_what_stands_and_the_best_is_kept() -> None:
     assert found.images[:, 0].flatten().tolist() == [1.0, 0.0, 1.0]
     assert found.standing.tolist() == [0, 1]
     assert bool((images == 0).all())
-    record(found, torch.tensor([1]), torch.ones(1, 3, 1, 1), torch.tensor([-1.5]))
+    record_best(found, torch.tensor([1]), torch.ones(1, 3, 1, 1), torch.tensor([-1.5]))
     assert found.images[1, 0, 0, 0] == 1

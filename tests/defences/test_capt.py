@@ -11,7 +11,7 @@ from medrobust.attacks import Ball
 from medrobust.attacks.attack import judge
 from medrobust.attacks.pgd import Pgd
 from medrobust.data.task import Dataset
-from medrobust.defences import make
+from medrobust.defences import make_defence
 from medrobust.defences.capt import Capt, balance_of, consistent, prompts_of
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.models.clip import Clip
@@ -85,7 +85,7 @@ def test_coupling_makes_every_text_prompt_of_the_image_prompt_of_its_layer() -> 
 
 @pytest.mark.parametrize("coupling", ["linear", "none"])
 def test_prompts_stand_in_both_towers_at_every_layer(coupling: str, tiny: Clip, dataset: Dataset) -> None:
-    state = make("capt", QUICK | {"coupling": coupling}).fit(tiny, dataset, generator=stream(0, "fit"))
+    state = make_defence("capt", QUICK | {"coupling": coupling}).fit(tiny, dataset, generator=stream(0, "fit"))
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     assert shapes == {
         "prompt.tokens": (2, 32),
@@ -93,7 +93,9 @@ def test_prompts_stand_in_both_towers_at_every_layer(coupling: str, tiny: Clip, 
         "context": (2, 32),
         "deep_context": (1, 2, 32),
     }
-    start = make("capt", QUICK | {"coupling": coupling, "lr": 1e-12}).fit(tiny, dataset, generator=stream(0, "fit"))
+    start = make_defence("capt", QUICK | {"coupling": coupling, "lr": 1e-12}).fit(
+        tiny, dataset, generator=stream(0, "fit")
+    )
     assert all(not torch.allclose(state[key], start[key], atol=1e-6) for key in state)
     if coupling == "none":
         assert all(0.01 < float(value.std()) < 0.03 for value in start.values())
@@ -107,7 +109,7 @@ def test_each_term_draws_attacked_answers_to_its_teacher(
     frozen = zero_shot().apply(taught, dataset.task, {})
     for weight in (0.0, 2.0):
         hard = {"epochs": 12, "batch": 12, "lr": 0.005, "eps": ball.eps, "attack_step": 0.1, "ce_on": "adversarial"}
-        defence = make("capt", {"weight": weight, "balance": balance, **hard})
+        defence = make_defence("capt", {"weight": weight, "balance": balance, **hard})
         classifier = defence.apply(taught, dataset.task, defence.fit(taught, dataset, generator=stream(0, "fit")))
         attacked = Pgd(steps=10)(classifier, images, unseen.labels, ball=ball, generator=stream(0, "test"))
         with torch.no_grad():
@@ -118,7 +120,7 @@ def test_each_term_draws_attacked_answers_to_its_teacher(
 
 
 def test_apt_learns_a_context_that_withstands_more(taught: Clip, misled: Dataset, unseen: Dataset) -> None:
-    defence = make("apt", {"words": 4, "epochs": 20, "batch": 12, "lr": 0.05, "eps": 0.03, "attack_step": 0.02})
+    defence = make_defence("apt", {"words": 4, "epochs": 20, "batch": 12, "lr": 0.05, "eps": 0.03, "attack_step": 0.02})
     state = defence.fit(taught, misled, generator=stream(0, "fit"))
     assert state["context"].shape == (4, 32)
     ball, right = Ball("linf", 0.03), []

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from medrobust.data.task import Dataset, Task
-from medrobust.defences import DEFENCES, make
+from medrobust.defences import DEFENCES, make_defence
 from medrobust.defences.adaptation import vision_part
 from medrobust.defences.adversarial import Batches
 from medrobust.defences.probe import learn_in_batches
@@ -22,7 +22,7 @@ from medrobust.seeds import stream
 from medrobust.types import Classifier, DirectionHead
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch": 12}
-HEADS = [name for name in DEFENCES if make(name).class_bound]
+HEADS = [name for name in DEFENCES if make_defence(name).class_bound]
 
 
 def accuracy(classifier: Classifier, data: Dataset) -> float:
@@ -34,7 +34,7 @@ def accuracy(classifier: Classifier, data: Dataset) -> float:
 def test_the_linear_probe_is_the_training_one_would_write(unit: bool, tiny: Clip, dataset: Dataset) -> None:
     """AdamW with half a cosine, on features that were encoded beforehand."""
     settings = QUICK | {"unit": unit, "epochs": 3, "lr": 0.02}
-    defence = make("linear-probe", settings)
+    defence = make_defence("linear-probe", settings)
     found = defence.fit(tiny, dataset, generator=stream(0, "fit"))
     generator = stream(0, "fit")
     batches = Batches.of(dataset, defence.settings, generator)
@@ -56,7 +56,7 @@ def test_the_linear_probe_is_the_training_one_would_write(unit: bool, tiny: Clip
 
 
 def test_the_mlp_probe_has_one_hidden_layer(tiny: Clip, dataset: Dataset) -> None:
-    defence = make("mlp-probe", QUICK | {"hidden": 5})
+    defence = make_defence("mlp-probe", QUICK | {"hidden": 5})
     state = defence.fit(tiny, dataset, generator=stream(0, "fit"))
     assert {key: tuple(value.shape) for key, value in state.items()} == {
         "hidden.weight": (5, 16), "hidden.bias": (5,), "head.weight": (3, 5), "head.bias": (3,),
@@ -75,7 +75,7 @@ def test_the_mlp_probe_has_one_hidden_layer(tiny: Clip, dataset: Dataset) -> Non
 def test_it_names_the_classes_of_images_it_has_not_seen(
     name: str, settings: dict, taught: Clip, dataset: Dataset, unseen: Dataset
 ) -> None:
-    defence = make(name, {"batch": 12} | settings)
+    defence = make_defence(name, {"batch": 12} | settings)
     state = defence.fit(taught, dataset, generator=stream(0, "fit"))
     assert accuracy(defence.apply(taught, dataset.task, state), unseen) > 0.9
 
@@ -83,13 +83,13 @@ def test_it_names_the_classes_of_images_it_has_not_seen(
 def test_full_fine_tuning_changes_the_tower_and_keeps_its_form(tiny: Clip, dataset: Dataset) -> None:
     from medrobust.smoothing.encoding import lean_sampler
 
-    defence = make("full-fine-tune", QUICK | {"tower_lr": 1e-3})
+    defence = make_defence("full-fine-tune", QUICK | {"tower_lr": 1e-3})
     state = defence.fit(tiny, dataset, generator=stream(0, "fit"))
     own = {f"weight.{name}": weight for name, weight in tiny.vision.named_parameters()}
     assert vision_part(state).keys() == own.keys()
     moved = {key: float((state[key] - own[key]).detach().abs().max()) for key in own}
     assert 1e-4 < max(moved.values()) < 0.01  # Adam's steps are of the learning rate's length, and there are 4
-    still = make("full-fine-tune", QUICK | {"tower_lr": 1e-9}).fit(tiny, dataset, generator=stream(0, "fit"))
+    still = make_defence("full-fine-tune", QUICK | {"tower_lr": 1e-9}).fit(tiny, dataset, generator=stream(0, "fit"))
     torch.testing.assert_close(vision_part(still), {key: own[key].detach() for key in own}, atol=1e-6, rtol=0)
     sampler = lean_sampler(8)
     sampler.encoder(defence.apply(tiny, dataset.task, state).encode, dataset.read(0))
@@ -99,10 +99,10 @@ def test_full_fine_tuning_changes_the_tower_and_keeps_its_form(tiny: Clip, datas
 @pytest.mark.parametrize("name", ["linear-probe", "full-fine-tune"])
 def test_few_shots_and_half_precision(name: str, tiny: Clip, dataset: Dataset) -> None:
     exact, rough = (
-        make(name, QUICK | {"shots": 2, "precision": precision}).fit(tiny, dataset, generator=stream(0, "fit"))
+        make_defence(name, QUICK | {"shots": 2, "precision": precision}).fit(tiny, dataset, generator=stream(0, "fit"))
         for precision in ("float32", "bfloat16")
     )
-    every = make(name, QUICK).fit(tiny, dataset, generator=stream(0, "fit"))
+    every = make_defence(name, QUICK).fit(tiny, dataset, generator=stream(0, "fit"))
     assert all(value.dtype == torch.float32 for value in rough.values())
     assert not torch.equal(exact["head.weight"], rough["head.weight"])
     torch.testing.assert_close(exact["head.weight"], rough["head.weight"], atol=0.01, rtol=0.05)
@@ -111,7 +111,7 @@ def test_few_shots_and_half_precision(name: str, tiny: Clip, dataset: Dataset) -
 
 def test_what_the_loss_moves_is_kept_and_not_descended(dataset: Dataset, tmp_path: Path) -> None:
     """A counter that only the loss moves is the same after an interruption; the learning rate does not touch it."""
-    chosen = make("linear-probe", QUICK).settings
+    chosen = make_defence("linear-probe", QUICK).settings
     start = {"point": torch.tensor([3.0]), "count": torch.zeros(1)}
     kept = Checkpoint(tmp_path / "half.safetensors", {}, seconds=0.0)
 
@@ -143,7 +143,7 @@ def test_what_the_loss_moves_is_kept_and_not_descended(dataset: Dataset, tmp_pat
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_is_refused_for_other_classes(name: str, tiny: Clip, dataset: Dataset, task: Task) -> None:
-    defence = make(name, QUICK)
+    defence = make_defence(name, QUICK)
     header = header_of(tiny, task, name, defence.settings, data="colours", base="", seed=0)
     turned = replace(task, name="turned", classes=task.classes[::-1])
     sentence = f"s is a head of {name} learned for the classes red paint, green paint, blue paint, in this order, and "
@@ -152,12 +152,12 @@ def test_a_head_is_refused_for_other_classes(name: str, tiny: Clip, dataset: Dat
     check_header(header, tiny, replace(task, name="another"), path=Path("s"), transfer=True)
     with pytest.raises(StateError, match="was learned for task colours"):
         check_header(header, tiny, turned, path=Path("s"))
-    header = header_of(tiny, task, "tecoa", make("tecoa").settings, data="colours", base="", seed=0)
+    header = header_of(tiny, task, "tecoa", make_defence("tecoa").settings, data="colours", base="", seed=0)
     check_header(header, tiny, turned, path=Path("s"), transfer=True)
 
 
 def test_what_does_not_fit_is_told(tiny: Clip, dataset: Dataset, task: Task) -> None:
-    defence = make("linear-probe", QUICK)
+    defence = make_defence("linear-probe", QUICK)
     two = replace(task, name="two", classes=task.classes[:2], aliases=task.aliases[:2])
     with pytest.raises(StateError, match="learned for 3 classes, two has 2; learn it on two"):
         defence.apply(tiny, two, defence.fit(tiny, dataset, generator=stream(0, "fit")))
@@ -167,6 +167,6 @@ def test_what_does_not_fit_is_told(tiny: Clip, dataset: Dataset, task: Task) -> 
 
 def test_a_head_with_a_bias_promises_no_directions(tiny: Clip, dataset: Dataset) -> None:
     for name in HEADS:
-        defence = make(name, QUICK)
+        defence = make_defence(name, QUICK)
         classifier = defence.apply(tiny, dataset.task, defence.fit(tiny, dataset, generator=stream(0, "fit")))
         assert not isinstance(classifier.head, DirectionHead)

@@ -8,7 +8,7 @@ import torch
 from toys import flatten
 
 from medrobust.data.task import Dataset, Task
-from medrobust.defences import make
+from medrobust.defences import make_defence
 from medrobust.defences.adaptation import changed, changed_weights, merged, starting_state
 from medrobust.defences.context import add_noise
 from medrobust.defences.promptsmooth import PromptSmooth, entropy_of_mean, noisy_copies, promptsmooth
@@ -32,7 +32,7 @@ from medrobust.types import Classifier, State
 SIGMA = 0.5
 FEW = {"start": "template", "epochs": 8, "batch": 8, "lr": 0.01, "sigmas": (SIGMA,)}
 ZERO = PromptSmoothPlus(mode="zero-shot", draws=20, tune_lr=0.02)
-QUICK = Smoothing(SIGMA, selection=16, estimation=64, stopping="fixed")
+QUICK = Smoothing(SIGMA, selection=16, budget=64, stopping="fixed")
 
 
 def tuned(classifier: Classifier, data: Dataset, row: int) -> Classifier:
@@ -48,7 +48,7 @@ def zero(taught: Clip, task: Task) -> Classifier:
 
 @pytest.fixture(scope="module")
 def learned(taught: Clip, misled: Dataset) -> State:
-    return make("promptsmooth++", FEW).fit(taught, misled, generator=stream(0, "fit"))
+    return make_defence("promptsmooth++", FEW).fit(taught, misled, generator=stream(0, "fit"))
 
 
 def noisy_loss(classifier: Classifier, data: Dataset) -> float:
@@ -60,9 +60,9 @@ def noisy_loss(classifier: Classifier, data: Dataset) -> float:
 def test_tokens_and_context_lower_the_loss_under_noise_more_than_the_context_alone(
     taught: Clip, misled: Dataset, unseen: Dataset, learned: State
 ) -> None:
-    alone = make("promptsmooth", FEW)
+    alone = make_defence("promptsmooth", FEW)
     text = alone.apply(taught, misled.task, alone.fit(taught, misled, generator=stream(0, "fit")))
-    both = make("promptsmooth++", FEW).apply(taught, misled.task, learned)
+    both = make_defence("promptsmooth++", FEW).apply(taught, misled.task, learned)
     assert noisy_loss(both, unseen) < 0.9 * noisy_loss(text, unseen)
 
 
@@ -73,7 +73,7 @@ def test_tokens_start_where_the_frozen_model_answers_as_before(taught: Clip, tas
     first = next(own[name] for name in own if name.endswith("class_embedding"))
     positions = next(own[name] for name in own if name.endswith("position_embedding.weight"))
     assert (tokens - first - positions[0]).std() == pytest.approx(0.02, rel=0.2)
-    head = make("zero-shot").apply(taught, task, {}).head
+    head = make_defence("zero-shot").apply(taught, task, {}).head
     prompted = merged(taught, {"prompt.tokens": tokens})
     with torch.no_grad():
         before, after = head(taught.encode_image(images)), head(prompted.encode_image(images))
@@ -85,7 +85,7 @@ def test_both_prompts_learn_each_at_its_own_rate(taught: Clip, dataset: Dataset,
     still = {"shots": 2, "epochs": 1, "lr": 1e-12, "words": 3}
 
     def fitted(**settings: float) -> State:
-        return make("promptsmooth++", still | settings).fit(taught, dataset, generator=stream(0, "fit"))
+        return make_defence("promptsmooth++", still | settings).fit(taught, dataset, generator=stream(0, "fit"))
 
     start, moved = fitted(), fitted(token_lr=100)
     assert (moved["prompt.tokens"] - start["prompt.tokens"]).abs().max() > 1e-4
@@ -96,7 +96,7 @@ def test_few_shot_is_bound_to_its_model_and_leaves_its_tower_as_it_was(
     taught: Clip, tiny: Clip, dataset: Dataset
 ) -> None:
     before = {key: value.clone() for key, value in taught.vision.state_dict().items()}
-    defence = make("promptsmooth++", FEW | {"epochs": 2, "shots": 2, "lr": 0.1})
+    defence = make_defence("promptsmooth++", FEW | {"epochs": 2, "shots": 2, "lr": 0.1})
     state = defence.fit(taught, dataset, generator=stream(0, "fit"))
     assert (defence.scope, defence.apply(taught, dataset.task, state).scope) == ("model", "model")
     assert all(torch.equal(value, before[key]) for key, value in taught.vision.state_dict().items())
@@ -107,7 +107,7 @@ def test_few_shot_is_bound_to_its_model_and_leaves_its_tower_as_it_was(
 
 def test_deltas_at_their_start_are_the_zero_shot_model(taught: Clip, task: Task, unseen: Dataset) -> None:
     images, state = unseen.images(), starting_state(taught.vision, "attention", rank=4, generator=stream(0, "tune"))
-    expected = make("zero-shot").apply(taught, task, {})(images)
+    expected = make_defence("zero-shot").apply(taught, task, {})(images)
     torch.testing.assert_close(promptsmooth_plus(ZERO).apply(taught, task, {})(images), expected)
     layers = {key.removeprefix("lora.").rpartition(".")[0] for key in state}
     assert len(layers) == 2 * 2  # two blocks of the tiny tower
@@ -207,7 +207,7 @@ def test_a_certificate_does_not_depend_on_who_else_is_certified(
 def test_combined_tunes_on_top_of_the_prompts_and_certifies_whole_images(
     taught: Clip, misled: Dataset, unseen: Dataset, learned: State
 ) -> None:
-    defence = make("promptsmooth++", FEW | {"mode": "combined", "draws": 10, "tune_lr": 0.02})
+    defence = make_defence("promptsmooth++", FEW | {"mode": "combined", "draws": 10, "tune_lr": 0.02})
     base = defence.apply(taught, misled.task, learned)
     assert defence.tune is not None
     one = defence.tune(base, unseen.read(0), sigma=SIGMA, generator=stream(0, "tune"))
@@ -261,4 +261,4 @@ def test_what_cannot_be_tuned_is_refused_by_name(zero: Classifier, unseen: Datas
 )
 def test_a_wrong_setting_is_refused(settings: dict, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        make("promptsmooth++", settings)
+        make_defence("promptsmooth++", settings)

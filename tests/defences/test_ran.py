@@ -13,7 +13,7 @@ from medrobust.attacks import Ball
 from medrobust.attacks.attack import judge
 from medrobust.attacks.pgd import Pgd
 from medrobust.data.task import Dataset
-from medrobust.defences import make
+from medrobust.defences import make_defence
 from medrobust.defences.probe import LearnedHead
 from medrobust.defences.ran import FeatureCopies, NmTune, Ran, covariance, dominance, rectification, rectified
 from medrobust.errors import ConfigError
@@ -111,7 +111,7 @@ def test_what_a_term_switched_off_does_not_need_is_not_made(
     monkeypatch.setattr(MODULE, "rectification", spied)
     on = {"consistency": 1.0, "adversarial": 1.0, "ce_on": "both"}[term]
     for extra in ({}, {term: on}):
-        make("ran", QUICK | OFF | {"epochs": 1} | extra).fit(tiny, dataset, generator=stream(0, "fit"))
+        make_defence("ran", QUICK | OFF | {"epochs": 1} | extra).fit(tiny, dataset, generator=stream(0, "fit"))
     without, beside = seen[0], seen[-1]
     assert without._replace(first=None) == (None, None, None)
     assert getattr(beside, copy) is not None
@@ -144,7 +144,7 @@ def test_the_gradient_is_finite_where_singular_values_are_the_same() -> None:
 
 
 def test_the_logits_of_an_image_do_not_depend_on_its_batch_mates(taught: Clip, dataset: Dataset) -> None:
-    defence = make("ran", QUICK)
+    defence = make_defence("ran", QUICK)
     classifier = defence.apply(taught, dataset.task, defence.fit(taught, dataset, generator=stream(0, "fit")))
     images = dataset.images()
     with torch.no_grad():
@@ -189,7 +189,7 @@ def test_the_attack_leaks_no_gradient_and_moves_no_statistics(
         return found
 
     monkeypatch.setattr(MODULE, "_copies", spied)
-    make("ran", QUICK).fit(taught, dataset, generator=stream(0, "fit"))
+    make_defence("ran", QUICK).fit(taught, dataset, generator=stream(0, "fit"))
     assert len(seen) == 4
     assert not torch.equal(seen[0]["norm.mean"], seen[1]["norm.mean"])
     assert not any(parameter.grad is not None for parameter in taught.vision.parameters())
@@ -202,7 +202,7 @@ def test_an_interruption_changes_nothing(tiny: Clip, dataset: Dataset, tmp_path:
         if step == 3 and stops.pop():
             raise KeyboardInterrupt
 
-    defence, stops = make("ran", QUICK), [False, True]
+    defence, stops = make_defence("ran", QUICK), [False, True]
     whole = defence.fit(tiny, dataset, generator=stream(0, "fit"))
     with pytest.raises(KeyboardInterrupt):
         defence.fit(tiny, dataset, generator=stream(0, "fit"), session=Session(stop, checkpoint=kept))
@@ -216,7 +216,7 @@ def test_it_withstands_an_attack_that_a_linear_probe_does_not(taught: Clip, data
     ball, images, labels = Ball("linf", 0.14), unseen.images(), unseen.labels
 
     def scores(name: str, settings: dict) -> tuple[float, float]:
-        defence = make(name, settings | {"batch": 12})
+        defence = make_defence(name, settings | {"batch": 12})
         classifier = defence.apply(taught, dataset.task, defence.fit(taught, dataset, generator=stream(0, "fit")))
         attacked = Pgd(steps=10, loss="margin")(classifier, images, labels, ball=ball, generator=stream(0, "test"))
         found = judge(classifier, images, attacked, labels, ball=ball).broken

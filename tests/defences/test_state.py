@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from medrobust.data.task import Task
 from medrobust.defences.coop import Coop
-from medrobust.defences.state import Header, check_header, header_of, load_state, save_state, settings_of
+from medrobust.defences.state import Header, check_header, header_of, load_state, save_state, state_settings
 from medrobust.errors import RunError, StateError
 from medrobust.models.clip import Clip
 
@@ -215,8 +215,8 @@ def test_a_state_of_another_task_is_refused_by_name(header: Header, tiny: Clip, 
 
 
 def test_settings_are_those_learned_with_under_those_asked_for(header: Header) -> None:
-    found = settings_of(header, "coop", {"words": 9}, path=Path("s"))
+    found = state_settings(header, "coop", {"words": 9}, path=Path("s"))
     assert found == header.settings | {"words": 9}
     assert found["shots"] == 3
     with pytest.raises(StateError, match=r"^s was learned by coop, asked for pool$"):
-        settings_of(header, "pool", {}, path=Path("s"))
+        state_settings(header, "pool", {}, path=Path("s"))

@@ -11,7 +11,7 @@ from medrobust.attacks import Ball
 from medrobust.attacks.attack import judge
 from medrobust.attacks.pgd import Pgd
 from medrobust.data.task import Dataset
-from medrobust.defences import make
+from medrobust.defences import make_defence
 from medrobust.defences.defence import Defence
 from medrobust.defences.tecoa import Fare, PmgAft, Tecoa, fare, pmg_aft, tecoa
 from medrobust.defences.zero_shot import zero_shot
@@ -39,7 +39,7 @@ def robust(classifier: Classifier, data: Dataset) -> float:
 def test_what_is_learned_withstands_an_attack_that_the_model_did_not(
     name: str, extra: dict, taught: Clip, dataset: Dataset, unseen: Dataset
 ) -> None:
-    defence = make(name, HARD | extra)
+    defence = make_defence(name, HARD | extra)
     state = defence.fit(taught, dataset, generator=stream(0, "fit"))
     before = robust(zero_shot().apply(taught, dataset.task, {}), unseen)
     after = robust(defence.apply(taught, dataset.task, state), unseen)
@@ -83,25 +83,25 @@ def test_the_losses_are_the_papers(taught: Clip, dataset: Dataset, monkeypatch: 
 
 
 def test_the_last_blocks_are_learned_and_what_follows_them(tiny: Clip, dataset: Dataset) -> None:
-    one = make("tecoa", HARD | {"epochs": 1, "blocks": 1}).fit(tiny, dataset, generator=stream(0, "fit"))
+    one = make_defence("tecoa", HARD | {"epochs": 1, "blocks": 1}).fit(tiny, dataset, generator=stream(0, "fit"))
     names = {key.removeprefix("weight.") for key in one}
     every = {name for name, _ in tiny.vision.named_parameters()}
     frozen = every - names
     assert {name for name in every if "layers.1" in name or "post_layernorm" in name or "projection." in name} == names
     assert any("patch_embedding" in name for name in frozen)
     assert any("layers.0" in name for name in frozen)
-    both = make("tecoa", HARD | {"epochs": 1, "blocks": 2}).fit(tiny, dataset, generator=stream(0, "fit"))
+    both = make_defence("tecoa", HARD | {"epochs": 1, "blocks": 2}).fit(tiny, dataset, generator=stream(0, "fit"))
     assert set(one) < set(both)
     with pytest.raises(StateError, match="the last 3 blocks are to be learned, the vision tower has 2"):
-        make("tecoa", HARD | {"blocks": 3}).fit(tiny, dataset, generator=stream(0, "fit"))
+        make_defence("tecoa", HARD | {"blocks": 3}).fit(tiny, dataset, generator=stream(0, "fit"))
 
 
 def test_weights_between_the_model_s_and_the_robust_ones(tiny: Clip, dataset: Dataset) -> None:
-    state = make("tecoa", HARD | {"epochs": 1}).fit(tiny, dataset, generator=stream(0, "fit"))
+    state = make_defence("tecoa", HARD | {"epochs": 1}).fit(tiny, dataset, generator=stream(0, "fit"))
     own = dict(tiny.vision.named_parameters())
 
     def weight(share: float) -> torch.Tensor:
-        encode = make("tecoa", {"interpolation": share}).apply(tiny, dataset.task, state).encode
+        encode = make_defence("tecoa", {"interpolation": share}).apply(tiny, dataset.task, state).encode
         return dict(encode.tower().named_parameters())["projection.weight"]
 
     assert torch.equal(weight(1.0), state["weight.projection.weight"])
@@ -118,7 +118,7 @@ def test_the_lean_path_sees_a_tower_that_was_learned_and_leaves_prompts_to_the_m
 
     kernels = {}
     for mode in ("fine-tune", "visual-prompts"):
-        defence = make("tecoa", {"mode": mode, "epochs": 1, "batch": 12})
+        defence = make_defence("tecoa", {"mode": mode, "epochs": 1, "batch": 12})
         classifier = defence.apply(tiny, dataset.task, defence.fit(tiny, dataset, generator=stream(0, "fit")))
         sampler = lean_sampler(8)
         sampler.encoder(classifier.encode, dataset.read(0))
@@ -128,6 +128,8 @@ def test_the_lean_path_sees_a_tower_that_was_learned_and_leaves_prompts_to_the_m
 
 
 def test_prompts_have_the_papers_sizes(tiny: Clip, dataset: Dataset) -> None:
-    state = make("tecoa", {"mode": "visual-prompts", "epochs": 1}).fit(tiny, dataset, generator=stream(0, "fit"))
+    state = make_defence("tecoa", {"mode": "visual-prompts", "epochs": 1}).fit(
+        tiny, dataset, generator=stream(0, "fit")
+    )
     assert state["prompt.tokens"].shape == (10, 32)
     assert state["prompt.border"].shape == (3, 16**2 - 12**2)  # 30 at 224 pixels is 2 at 16

@@ -17,13 +17,13 @@ from medrobust.attacks.pgd import Pgd
 from medrobust.attacks.square import Square
 from medrobust.cli import app
 from medrobust.data.task import Dataset, Task
-from medrobust.defences import make
+from medrobust.defences import make_defence
 from medrobust.errors import RunError
 from medrobust.jobs.attack import keep_notes, look, work
 from medrobust.jobs.attack.notes import GatheredNotes
 from medrobust.jobs.attack.settings import attacks_of, passes
-from medrobust.jobs.attack.work import Attacking, attack_batch, black_box, read, units_of, work_on
-from medrobust.jobs.bench import Bench, prepare
+from medrobust.jobs.attack.work import Attacking, attack_batch, attack_units, attack_work, black_box, read_batch
+from medrobust.jobs.bench import Bench, prepare_bench
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.fitting import Fitted, fit_all
 from medrobust.jobs.folder import RunFolder
@@ -90,13 +90,13 @@ def toy_job(
         lambda i: images[order[i]], "toy", "test",
     )  # fmt: skip
     settings = AttackSettings(attacks=("pgd",), norm=norm, eps=tuple(eps), batch=batch)
-    fitted = Fitted("toy", make("zero-shot"), one_pixel(0.5), "none")
+    fitted = Fitted("toy", make_defence("zero-shot"), one_pixel(0.5), "none")
     return Attacking(Bench(Experiment(), model, task, data), [fitted], settings, {"pgd": Pgd(steps=20)})
 
 
 def toy_rows(opened: Attacking) -> dict[AttackedKey, AttackedRow]:
     numbers, size = range(len(opened.bench.data)), opened.settings.batch
-    parts = [read(opened.bench, numbers[start : start + size]) for start in numbers[::size]]
+    parts = [read_batch(opened.bench, numbers[start : start + size]) for start in numbers[::size]]
     notes = GatheredNotes.empty()
     return {row.key: row for part in parts for row in attack_batch(opened, opened.fitted[0], part, notes)}
 
@@ -137,7 +137,7 @@ def test_only_images_still_standing_are_attacked_at_a_larger_eps(tiny: Clip) -> 
 
     opened = toy_job(tiny, 6 / 255, 2 / 255, 4 / 255)
     rows = toy_rows(opened._replace(attacks={"pgd": Counted(steps=20)}))
-    assert set(rows) == {key for unit in units_of(opened) for key in unit.keys}
+    assert set(rows) == {key for unit in attack_units(opened) for key in unit.keys}
     assert given == [4, 3, 2]  # one is wrong from the start; each eps breaks one more
 
 
@@ -160,7 +160,7 @@ def test_rows_of_a_larger_eps_are_carried_over_or_those_of_that_eps_alone(tiny: 
 
 def test_a_picture_shows_the_smallest_eps_that_broke_its_image(tiny: Clip) -> None:
     opened, notes = toy_job(tiny, 2 / 255, 6 / 255), GatheredNotes.empty()
-    attack_batch(opened, opened.fitted[0], read(opened.bench, range(5)), notes)
+    attack_batch(opened, opened.fitted[0], read_batch(opened.bench, range(5)), notes)
     shown = {one.id: one.eps for one in notes.pictures["toy"]}
     assert shown == {"image 0": 2 / 255, "image 1": 6 / 255, "image 2": 6 / 255}
 
@@ -235,10 +235,10 @@ def test_a_run_leaves_all_that_a_reader_needs(finished: Path, experiment: Experi
 
 
 def test_rows_can_be_made_again(finished: Path, experiment: Experiment) -> None:
-    bench = prepare(experiment)
+    bench = prepare_bench(experiment)
     fitted = fit_all(bench, finished, Tell(), learn=False)
     opened = Attacking(bench, fitted, STRONG, attacks_of(STRONG, 3))
-    made = attack_batch(opened, fitted[1], read(bench, [2, 3]), GatheredNotes.empty())
+    made = attack_batch(opened, fitted[1], read_batch(bench, [2, 3]), GatheredNotes.empty())
     rows = {row.key: row for row in read_attacked(finished / "attacked.jsonl")}
     assert [rows[row.key] for row in made] == made
 
@@ -377,10 +377,10 @@ def test_flags_are_said_shown_and_kept(tmp_path: Path, tiny: Clip) -> None:
         fitted=[opened.fitted[0]._replace(classifier=stepped)],
         attacks={"pgd": Pgd(steps=3), "square": Square(queries=60)},
     )
-    plan = [key for unit in units_of(opened) for key in unit.keys]
+    plan = [key for unit in attack_units(opened) for key in unit.keys]
     with Journal.open(tmp_path / "attacked.jsonl", plan, ATTACKED) as journal:
-        for unit in units_of(opened):
-            done = work_on(opened)(unit)
+        for unit in attack_units(opened):
+            done = attack_work(opened)(unit)
             keep_notes(RunFolder(tmp_path), done.notes)
             journal.append(done.rows)
     kept = GatheredNotes.open(tmp_path)

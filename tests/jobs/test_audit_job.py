@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from medrobust.cli import app
 from medrobust.errors import RunError
 from medrobust.jobs.audit import audit as carry_out
-from medrobust.jobs.audit import checks, forecast, sample
+from medrobust.jobs.audit import audit_forecast, checks, sample
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.parts import AuditSettings
 from medrobust.jobs.run import run
@@ -187,6 +187,6 @@ def test_samples_are_balanced_and_follow_from_the_seed(finished: Path) -> None:
 
 def test_more_work_is_foretold_to_cost_more(finished: Path) -> None:
     rows = read_rows(finished / "certified.jsonl")
-    costs = [forecast(rows, SHALLOW.model_copy(update={"judge": judge})).passes for judge in (300, 600)]
+    costs = [audit_forecast(rows, SHALLOW.model_copy(update={"judge": judge})).passes for judge in (300, 600)]
     assert costs[0] < costs[1]
-    assert forecast(rows, SHALLOW.model_copy(update={"records_only": True})).passes == 0
+    assert audit_forecast(rows, SHALLOW.model_copy(update={"records_only": True})).passes == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medrobust.errors import ConfigError, MedrobustError, RunError, StateError
-from medrobust.jobs.bench import prepare
+from medrobust.jobs.bench import prepare_bench
 from medrobust.jobs.certify import certify_image, reopen_certified
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.fitting import fit_into
@@ -187,7 +187,7 @@ def test_a_run_can_be_reopened_as_it_was(finished: tuple[Experiment, Path], tmp_
     bench, fitted, sampler = reopen_certified(out)
     assert [f.name for f in fitted] == [choice.name for choice in DEFENCES]
     rows = [row for row in read_rows(out / "certified.jsonl") if row.id == bench.data.ids[0] and row.sigma == 0.5]
-    image, smoothing = bench.data.read(0), prepare(experiment).levels[1]
+    image, smoothing = bench.data.read(0), prepare_bench(experiment).levels[1]
     label = bench.data.targets[0]
     assert certify_image(image, bench.data.ids[0], label, fitted, smoothing, sampler, seed=0) == rows
     with pytest.raises(RunError, match="is no run folder"):
@@ -226,7 +226,7 @@ def test_the_order_of_images_changes_nothing(finished: tuple[Experiment, Path]) 
     expected = {row.key: row for row in read_rows(out / "certified.jsonl")}
     for number in (2, 0):
         item, label = bench.data.ids[number], bench.data.targets[number]
-        smoothing = prepare(experiment).levels[1]
+        smoothing = prepare_bench(experiment).levels[1]
         alone = certify_image(bench.data.read(number), item, label, fitted[2:4], smoothing, sampler, seed=0)
         assert [expected[row.key] for row in alone] == alone
 
@@ -236,7 +236,7 @@ def test_defences_of_equal_vision_weights_share_the_encoder(finished: tuple[Expe
     from medrobust.jobs.fitting import fit_all
     from medrobust.smoothing.sampling import encoders
 
-    fitted = fit_all(prepare(experiment), out, Tell())
+    fitted = fit_all(prepare_bench(experiment), out, Tell())
     assert [len(users) for _, users in encoders([f.classifier for f in fitted])] == [3, 2]
 
 
@@ -319,5 +319,5 @@ def test_nothing_heavy_happens_before_settings_are_checked(
 
 
 def test_threads_of_the_run_are_as_asked(finished: tuple[Experiment, Path]) -> None:
-    prepare(finished[0])
+    prepare_bench(finished[0])
     assert torch.get_num_threads() == 1

@@ -230,18 +230,18 @@ def test_what_must_not_learn_never_learns(
 ) -> None:
     from medrobust.defences.state import load_state, save_state
     from medrobust.jobs import fitting
-    from medrobust.jobs.bench import prepare
+    from medrobust.jobs.bench import prepare_bench
 
-    bench, path = prepare(experiment), tmp_path / "states" / "few-shot.safetensors"
+    bench, path = prepare_bench(experiment), tmp_path / "states" / "few-shot.safetensors"
     monkeypatch.setattr(fitting, "fit_defence", lambda *_, **__: pytest.fail("something was learned"))
     few = bench.experiment.model_copy(update={"defences": DEFENCES[1:2]})
     with pytest.raises(RunError, match=r"few-shot\.safetensors is missing"):
-        fit_all(prepare(few), tmp_path, learn=False)
+        fit_all(prepare_bench(few), tmp_path, learn=False)
     state, header = load_state(finished / "states" / "few-shot.safetensors")
     save_state(path, state, header.model_copy(update={"seed": 7}))
     before = path.read_bytes()
     with pytest.raises(RunError, match="was learned with another seed"):
-        fit_all(prepare(few), tmp_path, learn=False)
+        fit_all(prepare_bench(few), tmp_path, learn=False)
     assert path.read_bytes() == before
 
 

@@ -16,7 +16,7 @@ from medrobust.cli import app
 from medrobust.cli.probe import _told
 from medrobust.errors import ConfigError
 from medrobust.jobs.attack import work
-from medrobust.jobs.probe import RECIPES, features_of, names_of, recipes_of, spectrum
+from medrobust.jobs.probe import RECIPES, frozen_features, names_of, recipes_of, spectrum
 from medrobust.models import load
 from medrobust.results.rows.attacked import read_attacked
 from medrobust.results.upstream import Spectrum
@@ -108,7 +108,7 @@ def test_the_spectrum_is_that_of_the_frozen_models_test_features(finished: Path,
     text = [str(word) for word in words]
     model = load(text[3])
     data = open_dataset(text[5], load_task(text[7]), preprocess=model.preprocess, limit=3)
-    features = features_of(model, data, 2)
+    features = frozen_features(model, data, 2)
     torch.testing.assert_close(features, model.encode_image(data.images()), atol=1e-5, rtol=1e-5)
     found = json.loads((finished / "probe.json").read_text())["models"]["taught"]["spectrum"]["shares"]
     values = np.sqrt(np.linalg.eigvalsh((features @ features.T).double().numpy()))[::-1]

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 import medrobust as mr
 from medrobust.attacks import Ball
 from medrobust.attacks.pgd import Pgd
-from medrobust.attacks.suite import evaluate
+from medrobust.attacks.suite import run_suite
 from medrobust.data.task import Dataset, Task
-from medrobust.defences import DEFENCES, make
+from medrobust.defences import DEFENCES, make_defence
 from medrobust.errors import ModelError, StateError, TaskError
-from medrobust.jobs.bench import Bench, record_of
+from medrobust.jobs.bench import Bench, model_record
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.fitting import fit_all
 from medrobust.models.trial import check_evaluation
@@ -136,7 +136,7 @@ def test_the_network_stays_the_users() -> None:
     before = copy.deepcopy(network.state_dict())
     model = wrapped(network)
     images = torch.rand(4, 3, SIDE, SIDE)
-    evaluate(model.classifier, images, model(images).argmax(dim=1), ball=Ball("linf", 0.02),
+    run_suite(model.classifier, images, model(images).argmax(dim=1), ball=Ball("linf", 0.02),
              attacks={"pgd": Pgd(steps=2)}, generator=stream(0, "attack"))  # fmt: skip
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(weight.requires_grad and weight.grad is None for weight in network.parameters())
@@ -281,8 +281,8 @@ def test_noisy_pixels_are_no_error() -> None:
 def test_its_certificate_lies_within_the_distance_to_the_border(task: Task, unseen: Dataset) -> None:
     """The border between two classes of the brightest channel is a plane, so the distance is known."""
     model = wrapped(Brightest().eval())
-    classifier = make("undefended").apply(model, task, {})
-    smoothing = mr.Smoothing(sigma=0.25, estimation=4000, stopping="fixed")
+    classifier = make_defence("undefended").apply(model, task, {})
+    smoothing = mr.Smoothing(sigma=0.25, budget=4000, stopping="fixed")
     for index in range(3):
         image, label = unseen.read(index), unseen.targets[index]
         (found,) = mr.certify([classifier], image, smoothing, seed=0, item=unseen.ids[index])
@@ -300,7 +300,7 @@ def test_an_attack_breaks_what_lies_beyond_the_border_and_nothing_else(unseen: D
     own = level.gather(1, labels[:, None])[:, 0]
     lead = own - level.scatter(1, labels[:, None], -torch.inf).amax(dim=1)  # linf distance: half of it
     for eps, broken in ((0.45 * float(lead.min()), False), (0.55 * float(lead.max()), True)):
-        report = evaluate(classifier, images, labels, ball=Ball("linf", eps), attacks={"pgd": Pgd(steps=10)},
+        report = run_suite(classifier, images, labels, ball=Ball("linf", eps), attacks={"pgd": Pgd(steps=10)},
                           generator=stream(0, "attack"), probe=False)  # fmt: skip
         assert (classifier(report.images).argmax(dim=1) != labels).tolist() == [broken] * len(images)
 
@@ -310,13 +310,13 @@ def test_classes_in_another_order_are_brought_into_the_tasks(task: Task) -> None
         Returns(lambda images: means(images)[:, [2, 0, 1]]), classes=("blue paint", "red_paint", "Green paint")
     )
     images = torch.rand(4, 3, SIDE, SIDE)
-    found = make("undefended").apply(model, task, {})(images)
+    found = make_defence("undefended").apply(model, task, {})(images)
     assert torch.allclose(found, means(images))
 
 
 def test_other_classes_are_refused(task: Task) -> None:
     with pytest.raises(TaskError, match=r"^model Returns has the classes 'a', 'b', 'c', task colours has .*unknown"):
-        make("undefended").apply(wrapped(Returns(means), classes=("a", "b", "c")), task, {})
+        make_defence("undefended").apply(wrapped(Returns(means), classes=("a", "b", "c")), task, {})
 
 
 TEXTS = {
@@ -336,7 +336,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("name", sorted(TEXTS))
 def test_defences_with_prompts_refuse_it_before_they_learn(name: str, dataset: Dataset) -> None:
-    defence, model = make(name), wrapped()
+    defence, model = make_defence(name), wrapped()
     with pytest.raises(ModelError, match=r"^Sequential is an image classifier without a text encoder, .*undefended"):
         defence.apply(model, dataset.task, defence.fit(model, dataset, generator=stream(0, "fit")))
 
@@ -346,7 +346,7 @@ def test_heads_learn_on_its_logits(name: str, dataset: Dataset) -> None:
     network = Brightest(turn=1).eval()
     before = copy.deepcopy(network.state_dict())
     model = wrapped(network)
-    defence = make(name, {"epochs": 15, "lr": 0.1, "batch": 12})
+    defence = make_defence(name, {"epochs": 15, "lr": 0.1, "batch": 12})
     state = defence.fit(model, dataset, generator=stream(0, "fit"))
     answers = defence.apply(model, dataset.task, state)(dataset.images()).argmax(dim=1)
     assert (answers == dataset.labels).float().mean() >= 0.9
@@ -360,23 +360,23 @@ def test_it_is_what_jobs_ask_of_a_model() -> None:
     assert isinstance(model, ImageModel)
     assert isinstance(model, VisionLanguageModel)
     assert isinstance(model, HasClasses)
-    assert record_of(model) == {"name": "Sequential", "sha256": model.sha256, "revision": None, "licence": None}
+    assert model_record(model) == {"name": "Sequential", "sha256": model.sha256, "revision": None, "licence": None}
 
 
 def test_a_bench_of_it_learns_keeps_and_resumes(task: Task, dataset: Dataset, unseen: Dataset, tmp_path: Path) -> None:
     network = residual()
     model = wrapped(network)
-    own = Choice(name="undefended")
+    own = Choice(defence="undefended")
     probe = Choice(name="linear-probe", settings={"epochs": 2, "batch": 12})
     bench = Bench(Experiment(model="mine", data="given", defences=(own,)), model, task, unseen)
     (ready,) = fit_all(bench, tmp_path, Tell())
     images = unseen.images()
     assert torch.equal(ready.classifier(images), model(images))
-    state = make("linear-probe", probe.settings).fit(model, dataset, generator=stream(0, "fit linear-probe"))
+    state = make_defence("linear-probe", probe.settings).fit(model, dataset, generator=stream(0, "fit linear-probe"))
     from medrobust.defences.state import header_of, load_checked, save_state
 
-    header = header_of(model, task, "linear-probe", make("linear-probe", probe.settings).settings, data="colours",
-                       base="", seed=0)  # fmt: skip
+    header = header_of(model, task, "linear-probe", make_defence("linear-probe", probe.settings).settings,
+                       data="colours", base="", seed=0)  # fmt: skip
     save_state(tmp_path / "probe.safetensors", state, header)
     load_checked(tmp_path / "probe.safetensors", wrapped(copy.deepcopy(network)), task)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from torch import nn
 
 import medrobust as mr
 from medrobust.data.task import Dataset, Task
-from medrobust.defences import make
+from medrobust.defences import make_defence
 from medrobust.defences.heads import prompts
 from medrobust.errors import ModelError, PromptError
 from medrobust.models.wrap_clip import WrappedClip
@@ -46,7 +46,7 @@ def test_zero_shot_is_the_formula_of_clip(task: Task) -> None:
         text = F.normalize(torch.stack(each).mean(dim=0), dim=-1)
         expected = model.logit_scale.exp() * F.normalize(model.encode_image(normal), dim=-1) @ text.T
     for name in ("zero-shot", "undefended"):
-        assert torch.allclose(make(name).apply(found, task, {})(images), expected, atol=1e-4)
+        assert torch.allclose(make_defence(name).apply(found, task, {})(images), expected, atol=1e-4)
 
 
 def test_a_clip_of_transformers(task: Task, checkpoint: Any, tiny: Any) -> None:
@@ -62,7 +62,7 @@ def test_a_clip_of_transformers(task: Task, checkpoint: Any, tiny: Any) -> None:
         mean=tiny.vision.mean.flatten().tolist(), std=tiny.vision.std.flatten().tolist(),
     )  # fmt: skip
     images = torch.rand(3, 3, SIDE, SIDE)
-    ours, theirs = (make("zero-shot").apply(model, task, {})(images) for model in (found, tiny))
+    ours, theirs = (make_defence("zero-shot").apply(model, task, {})(images) for model in (found, tiny))
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
@@ -90,7 +90,7 @@ def test_what_it_is() -> None:
 @pytest.mark.parametrize("name", ["coop", "promptsmooth", "pool", "apt", "capt"])
 def test_learned_prompts_are_refused(name: str, dataset: Dataset) -> None:
     with pytest.raises(ModelError, match=r"^OpenClip was wrapped from functions, which take no learned prompts; load "):
-        make(name).fit(wrapped(), dataset, generator=stream(0, "fit"))
+        make_defence(name).fit(wrapped(), dataset, generator=stream(0, "fit"))
 
 
 @pytest.mark.parametrize("way", ["a method", "a module"])
@@ -98,7 +98,7 @@ def test_the_image_encoder_can_be_taught_and_the_users_stays(way: str, dataset: 
     model = open_clip()
     before = copy.deepcopy(model.state_dict())
     found = wrapped(model, encode_image=model.visual if way == "a module" else model.encode_image)
-    defence = make("full-fine-tune", {"epochs": 15, "batch": 12, "lr": 0.05, "tower_lr": 0.01})
+    defence = make_defence("full-fine-tune", {"epochs": 15, "batch": 12, "lr": 0.05, "tower_lr": 0.01})
     state = defence.fit(found, dataset, generator=stream(0, "fit"))
     tuned = defence.apply(found, dataset.task, state)
     assert (tuned(dataset.images()).argmax(dim=1) == dataset.labels).float().mean() >= 0.9
@@ -111,8 +111,8 @@ def test_a_function_cannot_be_taught_but_its_features_can_be_read(dataset: Datas
     model = open_clip()
     found = wrapped(model, encode_image=function(model.encode_image), module=model)
     with pytest.raises(ModelError, match=r"^OpenClip encodes images by a function, whose weights cannot be changed; "):
-        make("full-fine-tune").fit(found, dataset, generator=stream(0, "fit"))
-    defence = make("linear-probe", {"epochs": 30, "batch": 12, "lr": 0.05})
+        make_defence("full-fine-tune").fit(found, dataset, generator=stream(0, "fit"))
+    defence = make_defence("linear-probe", {"epochs": 30, "batch": 12, "lr": 0.05})
     state = defence.fit(found, dataset, generator=stream(0, "fit"))
     answers = defence.apply(found, dataset.task, state)(dataset.images()).argmax(dim=1)
     assert (answers == dataset.labels).float().mean() >= 0.9

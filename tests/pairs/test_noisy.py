@@ -25,7 +25,7 @@ from medrobust.pairs.captioned import captioned_by_class
 from medrobust.pairs.image_attack import EmbeddingAttack
 from medrobust.pairs.poison import Poison, chosen, eight_bit
 from medrobust.pairs.pretrain import pretrain, save
-from medrobust.pairs.recipe import Recipe, Source, load_recipe
+from medrobust.pairs.recipe import PairSource, Recipe, load_recipe
 from medrobust.pairs.start import start_from
 from medrobust.seeds import stream
 
@@ -117,11 +117,11 @@ def test_captions_that_are_too_long_are_cut_off(recipe: Recipe, dataset: Dataset
 
 
 def test_a_source_of_labels_needs_a_task_and_of_captions_none() -> None:
-    assert Source(data="folder", share=1, format="captions").task == ""
+    assert PairSource(data="folder", share=1, format="captions").task == ""
     with pytest.raises(ValueError, match="labelled images need their task; write `format: captions`"):
-        Source(data="a.npz", share=1)
+        PairSource(data="a.npz", share=1)
     with pytest.raises(ValueError, match="captions are read with `format: captions` only"):
-        Source(data="a.npz", task="x", share=1, captions="c.csv")
+        PairSource(data="a.npz", task="x", share=1, captions="c.csv")
 
 
 def test_a_file_whose_source_lacks_its_task(tmp_path: Path, recipe: Recipe) -> None:

@@ -8,10 +8,10 @@ from scipy.stats import chisquare
 
 from medrobust.data.task import Dataset, Task
 from medrobust.pairs.batches import Pairs, batches, captions_of, make_pairs
-from medrobust.pairs.recipe import Source
+from medrobust.pairs.recipe import PairSource
 from medrobust.seeds import stream
 
-SOURCE = Source(data="colours.npz", task="colours", share=0.5)
+SOURCE = PairSource(data="colours.npz", task="colours", share=0.5)
 BOOK = {"colours": {"frames": ["{} here", "{}!"], "classes": {"red paint": ["scarlet"]}}}
 
 

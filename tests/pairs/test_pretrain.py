@@ -14,14 +14,14 @@ from torch import nn
 from medrobust.data.task import Dataset
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.errors import RunError, TrainingError
-from medrobust.jobs.pretrain import build as make
+from medrobust.jobs.pretrain import build_model as make
 from medrobust.learning.checkpoint import Checkpoint
 from medrobust.models import load
 from medrobust.models.clip import Clip
 from medrobust.models.prompting import token_rows
-from medrobust.pairs.batches import Batch, Pairs, make_pairs
-from medrobust.pairs.pretrain import LARGEST_SCALE, build, contrastive_loss, follow, masked, pretrain, save
-from medrobust.pairs.recipe import Recipe, Source
+from medrobust.pairs.batches import PairBatch, Pairs, make_pairs
+from medrobust.pairs.pretrain import LARGEST_SCALE, contrastive_loss, follow, masked, pretrain, save, untrained_clip
+from medrobust.pairs.recipe import PairSource, Recipe
 from medrobust.pairs.tokenizer import train_tokenizer
 from medrobust.seeds import stream
 from medrobust.tell import Tell
@@ -44,7 +44,7 @@ def network(recipe: Recipe) -> tuple:
     tokenizer = train_tokenizer(TEXTS, vocabulary=560, context_length=77)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build(recipe, tokenizer).eval()
+        network = untrained_clip(recipe, tokenizer).eval()
     return network, token_rows([tokenizer(text)["input_ids"] for text in TEXTS], words=0, limit=77)
 
 
@@ -55,7 +55,7 @@ def test_where_every_image_has_its_own_caption_the_loss_is_transformers(network:
     images = torch.rand(4, 3, 16, 16)
     pixels = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     expected = net(input_ids=rows, pixel_values=pixels, return_loss=True).loss
-    found = contrastive_loss(net, Batch(images, tuple(TEXTS), torch.arange(4)), rows)
+    found = contrastive_loss(net, PairBatch(images, tuple(TEXTS), torch.arange(4)), rows)
     torch.testing.assert_close(found, expected)
 
 
@@ -63,8 +63,8 @@ def test_images_that_share_a_caption_share_its_target(network: tuple) -> None:
     net, rows = network
     images = torch.rand(5, 3, 16, 16)
     caption_of = torch.tensor([0, 0, 1, 0, 1])
-    found = contrastive_loss(net, Batch(images, ("x", "y"), caption_of), rows[:2])
-    lone = Batch(images[:1], ("x",), torch.tensor([0]))
+    found = contrastive_loss(net, PairBatch(images, ("x", "y"), caption_of), rows[:2])
+    lone = PairBatch(images[:1], ("x",), torch.tensor([0]))
     assert contrastive_loss(net, lone, rows[:1]).item() == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         unit = [torch.nn.functional.normalize(part, dim=1) for part in features(net, images, rows[:2])]
@@ -120,11 +120,11 @@ def test_a_recipe_gives_the_same_weights_every_time_and_a_seed_others(recipe: Re
 
 def test_the_temperature_stays_in_clips_bounds(recipe: Recipe, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     def hot(*given: Any) -> nn.Module:
-        network = build(*given)
+        network = untrained_clip(*given)
         network.logit_scale.data.fill_(50.0)
         return network
 
-    monkeypatch.setattr("medrobust.pairs.pretrain.build", hot)
+    monkeypatch.setattr("medrobust.pairs.pretrain.untrained_clip", hot)
     net, _ = pretrain(shortened(recipe, steps=1, average=0.0), [pairs])
     assert net.logit_scale.item() == pytest.approx(LARGEST_SCALE)
 
@@ -215,7 +215,7 @@ def test_the_command_goes_on_and_refuses_to_go_on_with_something_else(
     pixels = (dataset.images() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     labels = dataset.labels.numpy()[:, None]
     np.savez(tmp_path / "set.npz", train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels)
-    source = Source(data=str(tmp_path / "set.npz"), task=str(task_file), share=1)
+    source = PairSource(data=str(tmp_path / "set.npz"), task=str(task_file), share=1)
     chosen = shortened(recipe, steps=4).model_copy(update={"sources": (source,)})
     monkeypatch.setattr("medrobust.jobs.pretrain.Checkpoint", partial(Checkpoint, seconds=0.0))
 

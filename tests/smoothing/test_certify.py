@@ -14,7 +14,7 @@ from medrobust.smoothing.sampling import Sampler
 from medrobust.types import Classifier, Image
 
 SIGMA = 0.5
-SMOOTHING = Smoothing(SIGMA, alpha=0.001, selection=100, estimation=10_000, stopping="fixed")
+SMOOTHING = Smoothing(SIGMA, alpha=0.001, selection=100, budget=10_000, stopping="fixed")
 NORMAL = torch.nn.functional.normalize(torch.randn(12, generator=torch.Generator().manual_seed(0)), dim=0)
 CENTRE = torch.full((3, 2, 2), 0.5)
 BORDER = half_space(NORMAL, offset=float(NORMAL @ CENTRE.flatten()))
@@ -38,7 +38,7 @@ def certificate(
 def test_the_radius_is_below_the_true_distance_and_above_nine_tenths_of_it(side: int) -> None:
     for number, distance in enumerate(torch.linspace(0.6, 2.8, 30).tolist()):
         distance *= SIGMA
-        found = certificate(BORDER, at(side * distance), replace(SMOOTHING, estimation=40_000), item=f"image {number}")
+        found = certificate(BORDER, at(side * distance), replace(SMOOTHING, budget=40_000), item=f"image {number}")
         assert found.prediction == (side > 0)
         assert 0.9 * distance <= found.radius <= distance
 
@@ -72,7 +72,7 @@ def test_the_radius_follows_from_the_record_alone() -> None:
 
 def test_the_class_is_chosen_from_draws_that_are_not_counted() -> None:
     encoder = Recorder()
-    certificate(Classifier(encoder, BORDER.head), CENTRE, replace(SMOOTHING, selection=50, estimation=50), batch=50)
+    certificate(Classifier(encoder, BORDER.head), CENTRE, replace(SMOOTHING, selection=50, budget=50), batch=50)
     selection, estimation = (batch[:50].flatten() for batch in encoder.seen)
     assert not torch.isin(selection, estimation).any()
 
@@ -140,7 +140,7 @@ def test_a_prediction_is_made_only_where_the_lead_is_no_chance() -> None:
 
 def test_a_prediction_draws_noise_of_its_own() -> None:
     encoder = Recorder()
-    classifier, few = Classifier(encoder, BORDER.head), replace(SMOOTHING, selection=50, estimation=50)
+    classifier, few = Classifier(encoder, BORDER.head), replace(SMOOTHING, selection=50, budget=50)
     certificate(classifier, CENTRE, few, batch=50)
     predict([classifier], CENTRE, few, seed=0, item="a", sampler=Sampler(50))
     *certified, predicted = encoder.seen
@@ -156,7 +156,7 @@ def test_a_prediction_draws_noise_of_its_own() -> None:
         ({"alpha": 0.0}, r"alpha is 0.0, must lie between 0 and 1"),
         ({"alpha": 1.0}, r"alpha is 1.0"),
         ({"selection": 0}, r"selection is 0, at least one"),
-        ({"estimation": 9}, r"n = 9 draws can certify nothing at alpha = 0.001.* take n >= 10"),
+        ({"budget": 9}, r"n = 9 draws can certify nothing at alpha = 0.001.* take n >= 10"),
     ],
 )
 def test_settings_no_certificate_can_come_out_of_are_refused(change: dict, sentence: str) -> None:
@@ -168,7 +168,7 @@ def test_the_largest_radius_is_what_agreement_of_all_gets() -> None:
     found = certificate(BORDER, at(100.0))
     assert found.votes == 10_000
     assert found.radius == SMOOTHING.largest_radius == pytest.approx(3.1986 * SIGMA, abs=1e-4)
-    assert replace(SMOOTHING, estimation=10).largest_radius > 0
+    assert replace(SMOOTHING, budget=10).largest_radius > 0
 
 
 EARLY = {stopping: replace(SMOOTHING, stopping=stopping) for stopping in ("spending", "anytime")}
@@ -217,7 +217,7 @@ def test_one_radius_is_decided_sooner_than_a_curve() -> None:
 
 def test_the_class_is_the_same_though_the_choice_ends_early() -> None:
     encoder = Recorder()
-    few = replace(SMOOTHING, estimation=30)
+    few = replace(SMOOTHING, budget=30)
     full, short = (
         [certificate(BORDER, at(0.02), few, item=str(number), batch=batch).selected for number in range(30)]
         for batch in (100, 3)
@@ -231,8 +231,8 @@ def test_the_class_is_the_same_though_the_choice_ends_early() -> None:
 
 def test_a_radius_that_the_draws_cannot_reach_is_refused_where_it_is_the_smallest() -> None:
     with pytest.raises(SmoothingError, match=r"n = 100 draws cannot certify radius 1 at sigma = 0.5 .*\(below 0.75"):
-        Smoothing(SIGMA, estimation=100, radii=(1.0, 1.5))
-    few = Smoothing(SIGMA, estimation=100, radii=(0.25, 1.5))
+        Smoothing(SIGMA, budget=100, radii=(1.0, 1.5))
+    few = Smoothing(SIGMA, budget=100, radii=(0.25, 1.5))
     assert few.largest_radius == 0.25
     assert certificate(BORDER, at(5.0), few).radius == 0.25
 

@@ -18,7 +18,7 @@ from medrobust.smoothing.encoding import BATCHES, EncoderChoice, choose_sampler,
 from medrobust.smoothing.sampling import Sampler
 from medrobust.types import Classifier, Image, ModuleEncoder
 
-QUICK = Smoothing(0.25, selection=8, estimation=64, look=8)
+QUICK = Smoothing(0.25, selection=8, budget=64, look=8)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_vision_transformer_takes_the_lean_path_in_silence(classifier: Classif
 
 
 def test_the_lean_path_and_whole_images_agree_about_the_votes(tiny: Clip, task: Task, image: Image) -> None:
-    many = Smoothing(0.25, selection=8, estimation=4000, stopping="fixed")
+    many = Smoothing(0.25, selection=8, budget=4000, stopping="fixed")
     classifier = zero_shot().apply(tiny, task, {})
     shares = []
     for sampler in (lean_sampler(), Sampler(64)):
@@ -121,7 +121,7 @@ def test_the_batch_is_the_one_that_takes_least_time(
 
     monkeypatch.setattr(encoding, "seconds_a_copy", seconds)
     monkeypatch.setattr(encoding, "compiler_missing", lambda: "no compiler")
-    few = Smoothing(0.25, selection=100, estimation=1000)
+    few = Smoothing(0.25, selection=100, budget=1000)
     assert sampler_for(classifier, image, smoothing=few)[0].batch == 32  # 64 and more pad what is drawn
 
 

@@ -221,7 +221,7 @@ def test_one_question_is_attacked_certified_and_audited(taught: Clip, test: Aske
     ball = Ball("linf", 0.4)
     attacked = ATTACKS["pgd"].default(classifier, image, label, ball=ball, generator=stream(0, "pgd"))
     assert judge(classifier, image, attacked, label, ball=ball).broken.all()
-    smoothing = Smoothing(0.1, estimation=400, stopping="fixed")
+    smoothing = Smoothing(0.1, budget=400, stopping="fixed")
     (found,) = certify([classifier], image[0], smoothing, seed=0, item="question")
     assert (found.prediction, found.scope) == (int(label), "model")
     assert found.radius > 0.1

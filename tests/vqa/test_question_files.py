@@ -15,7 +15,7 @@ from medrobust.errors import BrokenImageError, DataError
 from medrobust.types import Preprocess
 from medrobust.vqa import images as module
 from medrobust.vqa.images import home_of, open_gallery
-from medrobust.vqa.questions import Question, Vocabulary, majority, normalised, read_questions
+from medrobust.vqa.questions import Question, Vocabulary, majority, normalised_answer, read_questions
 
 SMALL = Preprocess(size=8, resize=8)
 RAD = [
@@ -167,18 +167,18 @@ def test_a_missing_file_and_other_bytes_are_refused(tmp_path: Path) -> None:
 
 @given(st.text(max_size=20), st.sampled_from(["", " ", "\n"]), st.sampled_from(["", ".", " .", ".."]))
 def test_case_spaces_and_final_dots_do_not_matter(answer: str, space: str, dot: str) -> None:
-    plain = normalised(answer)
-    assert normalised(plain) == plain
-    assert normalised(space + answer + dot + space) == plain
-    assert normalised(answer.replace(" ", "  ")) == plain
+    plain = normalised_answer(answer)
+    assert normalised_answer(plain) == plain
+    assert normalised_answer(space + answer + dot + space) == plain
+    assert normalised_answer(answer.replace(" ", "  ")) == plain
     assert "  " not in plain
     assert plain == plain.strip()
 
 
 def test_answers_that_differ_stay_apart() -> None:
     words = ["left", "right", "left lung", "no", "not", "3.5 cm", "35 cm", "t-1", "t1", "2", "two"]
-    assert len({normalised(word) for word in words}) == len(words)
-    assert normalised("  Right   LUNG. ") == "right lung"
+    assert len({normalised_answer(word) for word in words}) == len(words)
+    assert normalised_answer("  Right   LUNG. ") == "right lung"
 
 
 def test_the_vocabulary_is_that_of_the_questions_learned_from() -> None:

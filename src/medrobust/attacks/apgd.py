@@ -36,7 +36,7 @@ from medrobust.attacks.search import (
     first_look,
     keep_trying,
     nothing_yet,
-    record,
+    record_best,
     slope,
 )
 from medrobust.types import Classifier, Images, Labels, Logits
@@ -130,7 +130,7 @@ class Apgd:
             now = _of(aim, state.rows)
             here = slope(classifier, state.points, partial(self._loss, aim=now))
             values = badness(here.logits, now.labels)
-            record(best, state.rows, state.points, values)
+            record_best(best, state.rows, state.points, values)
             going = values < torch.inf
             state = _pick(_arrive(state, here.loss, here.gradient, first=number == 0), going)
             gradient = here.gradient[going]
@@ -139,7 +139,7 @@ class Apgd:
             if number in marks:
                 state, gradient = _checkpoint(state, gradient, self.rho * (number - marks[number]))
             state = _advance(state, gradient, images[state.rows], ball, inertia=0.25 if number else 0.0)
-        record(best, state.rows, state.points, badness(answer(classifier, state.points), aim.labels[state.rows]))
+        record_best(best, state.rows, state.points, badness(answer(classifier, state.points), aim.labels[state.rows]))
         return best
 
     def _loss(self, logits: Logits, aim: _Aim) -> PerImage:

@@ -26,7 +26,7 @@ from medrobust.attacks.search import (
     first_look,
     keep_trying,
     nothing_yet,
-    record,
+    record_best,
     slope,
 )
 from medrobust.types import Classifier, Images, Labels
@@ -91,14 +91,14 @@ class Pgd:
         for _ in range(self.steps):
             here = slope(classifier, points, partial(_LOSSES[self.loss], labels=labels[rows]))
             values = badness(here.logits, labels[rows])
-            record(best, rows, points, values)
+            record_best(best, rows, points, values)
             going = values < torch.inf
             rows, points, velocity, gradient = rows[going], points[going], velocity[going], here.gradient[going]
             if not len(rows):
                 return best
             velocity = self.momentum * velocity + (_mean_scaled(gradient) if self.momentum else gradient)
             points = ball.project(points + length * ball.direction(velocity), images[rows])
-        record(best, rows, points, badness(answer(classifier, points), labels[rows]))
+        record_best(best, rows, points, badness(answer(classifier, points), labels[rows]))
         return best
 
 

@@ -92,7 +92,7 @@ def slope(classifier: Classifier, points: Images, loss: Callable[[Logits], PerIm
     return Slope(logits.detach(), value.detach(), gradient.nan_to_num(0.0, 0.0, 0.0))
 
 
-def record(best: BestFound, rows: Rows, points: Images, values: PerImage) -> None:
+def record_best(best: BestFound, rows: Rows, points: Images, values: PerImage) -> None:
     """Write into `best`, which the caller owns, the points that are worse answered than what it holds."""
     better = values > best.badness[rows]
     best.images[rows[better]] = points[better]
@@ -111,5 +111,5 @@ def keep_trying(attempt: Attempt, times: int, images: Images, clean: PerImage) -
         rows = best.standing
         if not len(rows):
             break
-        record(best, rows, *attempt(number, rows))
+        record_best(best, rows, *attempt(number, rows))
     return best

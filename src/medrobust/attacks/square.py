@@ -24,7 +24,7 @@ from medrobust.attacks.search import (
     first_look,
     keep_trying,
     nothing_yet,
-    record,
+    record_best,
 )
 from medrobust.types import Classifier, Images, Labels
 
@@ -84,7 +84,7 @@ class Square:
         points = _begin(images, ball, numbers)
         height, width = images.shape[2:]
         for query in range(self.queries):
-            record(best, rows, points, badness(answer(classifier, points), labels[rows]))
+            record_best(best, rows, points, badness(answer(classifier, points), labels[rows]))
             rows = best.standing
             if not len(rows):
                 break

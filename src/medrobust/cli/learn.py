@@ -94,7 +94,7 @@ def pretrain(
     as_json: Json = False,
 ) -> None:
     """Train a small CLIP on image-caption pairs and score it; the built-in model is made this way."""
-    from medrobust.jobs.pretrain import build
+    from medrobust.jobs.pretrain import build_model
     from medrobust.machine import use_threads
     from medrobust.pairs.recipe import load_recipe
 
@@ -102,7 +102,7 @@ def pretrain(
     attacked = None if noise is None else _attacked(noise, surrogate, eps, attack_steps, wanted.training.seed)
     use_threads()
     with reporter() as told:
-        made = build(wanted, out, attacked=attacked, start=from_, reporter=told, device=device)
+        made = build_model(wanted, out, attacked=attacked, start=from_, reporter=told, device=device)
     if as_json:
         typer.echo(json.dumps(made))
         return

@@ -83,10 +83,10 @@ def tasks(as_json: Json = False) -> None:
 @command(KNOWN)
 def defences(as_json: Json = False) -> None:
     """List the defences, what they learn from, and their settings."""
-    from medrobust.defences import DEFENCES, make
+    from medrobust.defences import DEFENCES, make_defence
 
     rows = [
-        {"name": name, "title": e.title, "learns from": make(name).learns_from,
+        {"name": name, "title": e.title, "learns from": make_defence(name).learns_from,
          "settings": ", ".join(e.settings.model_fields), "reference": e.reference} for name, e in DEFENCES.items()
     ]  # fmt: skip
     listing(rows, as_json)

@@ -30,7 +30,7 @@ def laid_out(pixels: Pixels, canvas: Canvas) -> Pixels:
     return np.asarray(square).clip(0, 1) if square.mode == "F" else square.convert("RGB")
 
 
-def interpolated(pixels: Pixels, size: int) -> np.ndarray:
+def resampled(pixels: Pixels, size: int) -> np.ndarray:
     """Bicubic at `size` x `size` points, without a filter before: H x W x 3 float32, not yet limited to [0, 1]."""
     whole = isinstance(pixels, Pillow.Image)
     array = np.asarray(pixels, dtype=np.float32) / np.float32(255 if whole else 1)

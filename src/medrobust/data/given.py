@@ -9,7 +9,7 @@ import torch
 from PIL import Image as Pillow
 
 from medrobust.data.decoded import Decoded
-from medrobust.data.image import decode, decoded_array, decoded_picture, prepare
+from medrobust.data.image import decode, decoded_array, decoded_picture, prepare_image
 from medrobust.data.sources.ticks import masks, several
 from medrobust.data.task import Dataset, Task, quoted
 from medrobust.data.taskfile import load_task
@@ -199,7 +199,7 @@ def _check_ids(ids: Sequence[str]) -> None:
 def _image(row: _Row, preprocess: Preprocess | None, where: str) -> Image:
     try:
         found = decoded(row.image)
-        return _as_it_is(found) if preprocess is None else prepare(found, preprocess)
+        return _as_it_is(found) if preprocess is None else prepare_image(found, preprocess)
     except DataError as error:
         raise DataError(f"the image of {where} {error}") from error
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
-from medrobust.data.canvas import interpolated, laid_out
+from medrobust.data.canvas import laid_out, resampled
 from medrobust.data.decoded import MAX_PIXELS, Decoded, check_size
 from medrobust.data.dicom import is_dicom, read_dicom
 from medrobust.errors import BrokenImageError, ConfigError, DataError
@@ -48,7 +48,7 @@ def open_image(path: str | Path, preprocess: Preprocess) -> Image:
     `MAX_PIXELS` pixels, and `ConfigError` when the pre-processing cuts out more than it resized to.
     """
     try:
-        return prepare(decode(Path(path)), preprocess)
+        return prepare_image(decode(Path(path)), preprocess)
     except DataError as error:
         raise BrokenImageError(f"{path} {error}") from error
 
@@ -59,7 +59,7 @@ def from_array(array: np.ndarray, preprocess: Preprocess) -> Image:
     Raises `DataError` when shape, type or values are others.
     """
     try:
-        return prepare(decoded_array(array), preprocess)
+        return prepare_image(decoded_array(array), preprocess)
     except DataError as error:
         raise DataError(f"the array {error}") from error
 
@@ -137,7 +137,7 @@ def _unit(pixels: np.ndarray, white: int) -> np.ndarray:
     return pixels.astype(np.float32) / np.float32(white)
 
 
-def prepare(decoded: Decoded, preprocess: Preprocess) -> Image:
+def prepare_image(decoded: Decoded, preprocess: Preprocess) -> Image:
     """What a model gets to see of an image. Raises `DataError` where that would be too large, and `ConfigError`."""
     pixels = decoded.pixels
     if preprocess.crop and preprocess.resize < preprocess.size:
@@ -148,7 +148,7 @@ def prepare(decoded: Decoded, preprocess: Preprocess) -> Image:
     if preprocess.canvas is not None:
         pixels = laid_out(pixels, preprocess.canvas)
     if not preprocess.antialias:
-        array = interpolated(pixels, preprocess.size)
+        array = resampled(pixels, preprocess.size)
     elif isinstance(pixels, Pillow.Image):
         array = np.asarray(_fit(pixels, preprocess), dtype=np.float32) / np.float32(255)
     else:

@@ -26,9 +26,9 @@ from medrobust.plugins import Registry
 
 
 class DefenceEntry(NamedTuple):
-    """How to make a defence, its settings, and where it comes from.
+    """The maker of a defence, its settings, and its source.
 
-    What depends on the settings (what it learns from, what it changes) is asked of the defence that `make` gives.
+    Properties that depend on the settings (`learns_from`, `changes`) are those of the defence that `make` returns.
     """
 
     make: Callable[[Any], Defence]
@@ -74,7 +74,7 @@ DEFENCES = Registry("medrobust.defences", "defence", DefenceEntry, {
 })  # fmt: skip
 
 
-def make(name: str, settings: Mapping[str, Any] | None = None) -> Defence:
+def make_defence(name: str, settings: Mapping[str, Any] | None = None) -> Defence:
     """A defence with its settings checked.
 
     Raises ConfigError for an unknown name or setting, with the nearest known one.

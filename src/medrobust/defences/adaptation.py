@@ -133,7 +133,7 @@ def visual_prompts(state: State) -> State:
     return {key.removeprefix("prompt."): value for key, value in state.items() if key.startswith("prompt.")}
 
 
-def interpolated(vision: nn.Module, state: State, share: float) -> State:
+def interpolated_weights(vision: nn.Module, state: State, share: float) -> State:
     """The state with its weights at (1 - share) * the tower's own + share * the state's; the rest as it is.
 
     References: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022 (weight interpolation).

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from medrobust.data.task import Task
-from medrobust.defences import DEFENCES, make
+from medrobust.defences import DEFENCES, make_defence
 from medrobust.errors import StateError
 from medrobust.files import replace_bytes
 from medrobust.types import State, VisionLanguageModel
@@ -106,7 +106,7 @@ def _values(said: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def settings_of(header: Header, defence: str, asked: Mapping[str, Any], *, path: Path) -> dict[str, Any]:
+def state_settings(header: Header, defence: str, asked: Mapping[str, Any], *, path: Path) -> dict[str, Any]:
     """The settings a state was learned with, under those that are asked for now.
 
     Raises StateError where another defence learned it.
@@ -133,7 +133,7 @@ def check_header(header: Header, model: VisionLanguageModel, task: Task, *, path
     if header.model_sha256 != model.sha256:
         found, wanted = f"{header.model} ({header.model_sha256[:12]})", f"{model.name} ({model.sha256[:12]})"
         raise StateError(f"{path} was learned for model {found}, asked for {wanted}; pass --model {header.model}")
-    bound = header.defence in DEFENCES and make(header.defence).class_bound
+    bound = header.defence in DEFENCES and make_defence(header.defence).class_bound
     if transfer and bound and header.classes != task.classes:
         raise StateError(
             f"{path} is a head of {header.defence} learned for the classes {', '.join(header.classes)}, in this order, "

@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from medrobust.attacks.losses import PerImage
 from medrobust.data.task import Dataset, Task
-from medrobust.defences.adaptation import changed_weights, interpolated, merged, starting_state, visual_prompts
+from medrobust.defences.adaptation import changed_weights, interpolated_weights, merged, starting_state, visual_prompts
 from medrobust.defences.adversarial import (
     ON_ATTACKED,
     AttackInTraining,
@@ -153,7 +153,7 @@ def robust_vision(
         )  # fmt: skip
 
     def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
-        own = state if prompted else interpolated(model.vision, state, chosen.interpolation)
+        own = state if prompted else interpolated_weights(model.vision, state, chosen.interpolation)
         return zero_shot().apply(model, task, own)
 
     changes: Change = "vision prompts" if prompted else "vision"

@@ -11,7 +11,7 @@ import torch
 
 from medrobust.defences.adaptation import digest
 from medrobust.files import replace_text
-from medrobust.jobs.bench import record_of
+from medrobust.jobs.bench import model_record
 from medrobust.jobs.folder import RunFolder
 from medrobust.jobs.job import Done, Kind, Opening, Unit, Work
 from medrobust.machine import describe
@@ -20,7 +20,7 @@ from medrobust.results.shares import share_of
 from medrobust.results.values import write_sorted
 from medrobust.tell import Tell
 from medrobust.vqa.answer import Learned, answer_batch, learn_or_load
-from medrobust.vqa.bench import QuestionBench, announcement, open_questions
+from medrobust.vqa.bench import QuestionBench, open_questions, vqa_announcement
 from medrobust.vqa.learn import Asked
 from medrobust.vqa.questions import majority
 from medrobust.vqa.recipes import Settings, make_recipe
@@ -53,13 +53,13 @@ def open_vqa(opening: Opening[VqaSettings]) -> Asking:
     settings, tell = opening.settings, opening.tell
     bench = open_questions(settings)
     if opening.learn:
-        for line in announcement(settings, bench):
+        for line in vqa_announcement(settings, bench):
             tell.say(line)
     learned = learn_all(settings, _recipes(settings), bench, opening.folder.path, tell, learn=opening.learn)
     return Asking(settings, bench, learned)
 
 
-def units_of(opened: Asking) -> list[Unit]:
+def ask_units(opened: Asking) -> list[Unit]:
     """A unit a block of questions, with a row for each question and recipe."""
     questions, size = opened.bench.test.questions, opened.settings.batch
     units = []
@@ -70,7 +70,7 @@ def units_of(opened: Asking) -> list[Unit]:
     return units
 
 
-def work_on(opened: Asking) -> Work[AnsweredRow]:
+def ask_work(opened: Asking) -> Work[AnsweredRow]:
     """Answers a block of questions under every recipe; batch mates decide how sums are rounded, so a unit is whole."""
     settings, bench, learned = opened
 
@@ -145,7 +145,7 @@ def _environment(opened: Asking) -> dict[str, Any]:
     model = opened.bench.model
     return {
         "environment": describe(model.device, threads=torch.get_num_threads()),
-        "model": record_of(model),
+        "model": model_record(model),
         "states": {one.name: digest(one.state) for one in opened.learned},
     }
 
@@ -158,8 +158,8 @@ VQA: Kind[VqaSettings, Asking, AnsweredRow, VqaSummary] = Kind(
     form=ANSWERED,
     check=check_vqa,
     open=open_vqa,
-    units=units_of,
-    work=work_on,
+    units=ask_units,
+    work=ask_work,
     environment=_environment,
     publish=publish_answers,
 )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from medrobust.data import Dataset, Task, load_task, open_dataset
-from medrobust.defences import make
+from medrobust.defences import make_defence
 from medrobust.errors import ConfigError
 from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.job import NOTHING, Given
@@ -42,7 +42,7 @@ class Bench:
         return [replace(self, task=one, data=self.data.finding(at)) for at, one in enumerate(self.task.findings)]
 
 
-def prepare(
+def prepare_bench(
     experiment: Experiment, *, split: str | None = None, findings: bool = False, given: Given = NOTHING
 ) -> Bench:
     """Load what an experiment names and a program has not given, the settings first, so that bad ones cost no waiting.
@@ -75,7 +75,7 @@ def check_settings(experiment: Experiment) -> None:
     if experiment.certify:
         smoothings(experiment.certify)
     for choice in experiment.defences:
-        make(choice.defence, choice.settings)
+        make_defence(choice.defence, choice.settings)
 
 
 def certify_of(experiment: Experiment) -> CertifySettings:
@@ -111,7 +111,7 @@ def encoding_of(certify: CertifySettings, recorded: Mapping[str, Any]) -> Encode
     return EncoderChoice(batch, certify.lean, compiled, getattr(torch, certify.dtype))
 
 
-def record_of(model: ImageModel) -> dict[str, str | None]:
+def model_record(model: ImageModel) -> dict[str, str | None]:
     """What names a model, and under which licence it is."""
     return {"name": model.name, "sha256": model.sha256, "revision": model.revision, "licence": model.licence}
 
@@ -132,7 +132,7 @@ def environment_of(bench: Bench, states: Mapping[str, str], sampler: Sampler | N
         }
     return {
         "environment": environment,
-        "model": record_of(model),
+        "model": model_record(model),
         "task": {
             "name": task.name,
             "title": task.title,

@@ -14,7 +14,7 @@ from medrobust.jobs.bench import (
     check_settings,
     encoding_of,
     environment_of,
-    prepare,
+    prepare_bench,
 )
 from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.fitting import Fitted, fit_all, tuned_on
@@ -43,7 +43,7 @@ class Certifying(NamedTuple):
 def open_certify(opening: Opening[Experiment]) -> Certifying:
     """Load and learn what certificates need, and decide how noisy copies are encoded. Raises MedrobustError."""
     experiment, tell, folder = opening.settings, opening.tell, opening.folder
-    bench = prepare(experiment, findings=True, given=opening.given)
+    bench = prepare_bench(experiment, findings=True, given=opening.given)
     if opening.learn:
         if bench.data.skipped:
             tell.say(f"{len(bench.data.skipped)} broken images are left out: {', '.join(bench.data.skipped[:5])}")
@@ -66,7 +66,7 @@ def sampler_of(bench: Bench, fitted: Sequence[Fitted], recorded: Mapping[str, An
     )
 
 
-def units_of(opened: Certifying) -> list[Unit]:
+def certify_units(opened: Certifying) -> list[Unit]:
     """A unit an image and noise level, with a row for each defence."""
     bench, fitted, _ = opened
     return [
@@ -76,7 +76,7 @@ def units_of(opened: Certifying) -> list[Unit]:
     ]
 
 
-def work_on(opened: Certifying) -> Work[CertifiedRow]:
+def certify_work(opened: Certifying) -> Work[CertifiedRow]:
     """Certifies the image of a unit at its noise level under every defence; an image is read once for its levels."""
     (bench, fitted, sampler), levels = opened, opened.bench.levels
 
@@ -116,7 +116,7 @@ def _tuned(fitted: Sequence[Fitted], image: Image, item: str, smoothing: Smoothi
     return [tuned_on(f.defence, f.classifier, image, sigma=smoothing.sigma, seed=seed, item=item) for f in fitted]
 
 
-def forecast(opened: Certifying, left: float = 1.0) -> list[str]:
+def certify_forecast(opened: Certifying, left: float = 1.0) -> list[str]:
     """Announces what a run can reach at most and what it costs at most; the speed is measured on a few batches.
 
     What is tuned on its image is tuned on the first one, for its price and for the encoders it will need.
@@ -124,7 +124,7 @@ def forecast(opened: Certifying, left: float = 1.0) -> list[str]:
     bench, fitted, sampler = opened
     experiment, levels, settings = bench.experiment, bench.levels, certify_of(bench.experiment)
     lines = [
-        f"sigma {s.sigma:g}: n = {s.estimation} and alpha = {s.alpha:g} let no radius exceed {s.largest_radius:.4f}"
+        f"sigma {s.sigma:g}: n = {s.budget} and alpha = {s.alpha:g} let no radius exceed {s.largest_radius:.4f}"
         for s in levels
     ]
     image, item = bench.data.read(0).to(bench.model.device), bench.data.ids[0]
@@ -198,9 +198,9 @@ CERTIFY: Kind[Experiment, Certifying, CertifiedRow, RunSummary] = Kind(
     told=_told,
     check=check_settings,
     open=open_certify,
-    units=units_of,
-    cost=forecast,
-    work=work_on,
+    units=certify_units,
+    cost=certify_forecast,
+    work=certify_work,
     environment=_environment,
     publish=publish_certified,
 )

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medrobust.data import Dataset, Task, open_dataset
-from medrobust.defences import make
-from medrobust.defences.adaptation import digest, interpolated, merged, vision_part
+from medrobust.defences import make_defence
+from medrobust.defences.adaptation import digest, interpolated_weights, merged, vision_part
 from medrobust.defences.defence import Defence
-from medrobust.defences.state import Header, header_of, load_checked, save_state, settings_of
+from medrobust.defences.state import Header, header_of, load_checked, save_state, state_settings
 from medrobust.errors import ConfigError, RunError, StateError
-from medrobust.jobs.bench import Bench, prepare
+from medrobust.jobs.bench import Bench, prepare_bench
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.learning.checkpoint import Checkpoint
 from medrobust.learning.loop import Session
@@ -60,7 +60,7 @@ def fit_all(bench: Bench, out: Path, tell: Tell = SILENT, *, learn: bool = True)
     ready = []
     for choice in bench.experiment.defences:
         learns = not (choice.from_state or choice.from_)
-        if asked and learns and "vision" in make(choice.defence, choice.settings).changes:
+        if asked and learns and "vision" in make_defence(choice.defence, choice.settings).changes:
             raise ConfigError(
                 f"{choice.name} would learn {len(asked)} vision towers, one a finding; learn one with `medrobust "
                 f"fit`, '#{names[0]}' behind the task's name or file, and name it as `from_state`, with `transfer`"
@@ -69,7 +69,7 @@ def fit_all(bench: Bench, out: Path, tell: Tell = SILENT, *, learn: bool = True)
             finding = names[place] if asked else None
             path = files[name_of(choice.name, finding)]
             state, settings = _state_of(part, choice, known[place], path, tell, learn=learn)
-            defence = make(choice.defence, settings)
+            defence = make_defence(choice.defence, settings)
             classifier = apply_state(defence, bench.model, part.task, state, name=choice.name)
             ready.append(Fitted(choice.name, defence, classifier, digest(state), finding, place))
     return ready
@@ -106,7 +106,7 @@ def _state_of(
     source, base = choice.from_state or choice.from_, choice.base_state or choice.base
     if source:
         state, header = known[source]
-        settings = settings_of(header, choice.defence, settings, path=Path(source))
+        settings = state_settings(header, choice.defence, settings, path=Path(source))
     else:
         below = below_of(bench.model, *known[base]) if base else {}
         state, header = _fit_or_resume(bench, choice, below, path, tell, learn=learn)
@@ -138,7 +138,7 @@ def tuned_on(
 
 def below_of(model: VisionLanguageModel, state: State, header: Header) -> State:
     """The vision tower of a state as it is deployed, for another defence to be learned on top of it."""
-    return interpolated(model.vision, vision_part(state), header.settings.get("interpolation", 1.0))
+    return interpolated_weights(model.vision, vision_part(state), header.settings.get("interpolation", 1.0))
 
 
 def fit_defence(
@@ -156,7 +156,7 @@ def fit_defence(
 
     A long training is kept beside `target` from time to time, and goes on from there.
     """
-    defence = make(choice.defence, choice.settings)
+    defence = make_defence(choice.defence, choice.settings)
     if below and "vision" in defence.changes:
         raise ConfigError(
             f"{choice.defence} changes the vision tower itself and cannot be learned on top of "
@@ -196,7 +196,7 @@ def fit_into(target: Path, experiment: Experiment, *, tell: Tell, workers: Worke
     Raises MedrobustError.
     """
     (choice,) = experiment.defences
-    bench = prepare(experiment, split=experiment.fit_split)
+    bench = prepare_bench(experiment, split=experiment.fit_split)
     below: State = {}
     if choice.base_state:
         base = load_checked(Path(choice.base_state), bench.model, bench.task, transfer=choice.transfer)
@@ -216,7 +216,7 @@ def _fit_or_resume(
         state, header = load_checked(path, bench.model, bench.task)
         wanted = {
             "defence": choice.defence,
-            "settings": make(choice.defence, choice.settings).settings.model_dump(mode="json"),
+            "settings": make_defence(choice.defence, choice.settings).settings.model_dump(mode="json"),
             "data": _origin(*_fit_source(bench)),
             "base": digest(below) if below else "",
             "seed": experiment.seed,
@@ -225,7 +225,7 @@ def _fit_or_resume(
         if found == wanted:
             return state, header
         different = f"was learned with another {next(key for key in wanted if found[key] != wanted[key])}"
-    learns_from = make(choice.defence, choice.settings).learns_from
+    learns_from = make_defence(choice.defence, choice.settings).learns_from
     if learns_from != "nothing" and not learn:
         raise RunError(f"{path} {different}; the same run into another --out learns {choice.name} again")
     data = bench.data if learns_from == "nothing" else _fit_data(bench, choice)

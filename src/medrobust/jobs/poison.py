@@ -20,7 +20,7 @@ from medrobust.data.pictures import encoded
 from medrobust.data.sources.files import LabelledFile, decodable
 from medrobust.errors import DataError
 from medrobust.files import replace_bytes
-from medrobust.jobs.bench import record_of
+from medrobust.jobs.bench import model_record
 from medrobust.jobs.folder import ENVIRONMENT, Holding, RunFolder
 from medrobust.jobs.job import Done, Kind, Notes, Opening, Unit, Work
 from medrobust.machine import checked_device, describe
@@ -194,7 +194,7 @@ def _environment(opened: Poisoning) -> dict[str, Any]:
     }
     return {
         "environment": describe(model.device, threads=torch.get_num_threads()),
-        "model": record_of(model) | {"pixels": model.preprocess.size},
+        "model": model_record(model) | {"pixels": model.preprocess.size},
         "pairs": pairs,
         "targets": {} if targets is None else {"images": len(targets.ids)},
     }

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from medrobust.data import Task, load_task, open_image
-from medrobust.defences import make
-from medrobust.defences.state import check_header, load_state, settings_of
+from medrobust.defences import make_defence
+from medrobust.defences.state import check_header, load_state, state_settings
 from medrobust.errors import ConfigError
 from medrobust.jobs.experiment import Choice
 from medrobust.jobs.fitting import apply_state, tuned_on
@@ -36,13 +36,13 @@ def answer_images(
 
     Certificates of findings share the noise, and alpha. Raises MedrobustError.
     """
-    smoothing = None if sigma is None else Smoothing(sigma, alpha, estimation=n, stopping="fixed")
-    make(choice.defence, choice.settings)
+    smoothing = None if sigma is None else Smoothing(sigma, alpha, budget=n, stopping="fixed")
+    make_defence(choice.defence, choice.settings)
     state, settings, path = dict[str, torch.Tensor](), dict(choice.settings), Path(choice.from_state or "")
     if choice.from_state:
         state, header = load_state(path)
-        settings, task = settings_of(header, choice.defence, settings, path=path), task or header.task
-    defence = make(choice.defence, settings)
+        settings, task = state_settings(header, choice.defence, settings, path=path), task or header.task
+    defence = make_defence(choice.defence, settings)
     if task is None:
         raise ConfigError("which classes? pass --task NAME or --task FILE.yaml (see `medrobust tasks`)")
     known, loaded = load_task(task), load(model, device=checked_device(device))

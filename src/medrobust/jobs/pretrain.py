@@ -22,7 +22,7 @@ from medrobust.pairs.captioned import CaptionedImages, CaptionSource, captioned_
 from medrobust.pairs.poison import Poison
 from medrobust.pairs.poison_summary import count_attacked
 from medrobust.pairs.pretrain import pretrain, save
-from medrobust.pairs.recipe import Recipe, Source, caption_book
+from medrobust.pairs.recipe import PairSource, Recipe, caption_book
 from medrobust.pairs.start import start_from
 from medrobust.smoothing.bounds import interval
 from medrobust.tell import Tell
@@ -37,7 +37,7 @@ class Attacked:
     surrogate: str = "builtin"
 
 
-def build(
+def build_model(
     recipe: Recipe,
     out: Path,
     *,
@@ -121,7 +121,7 @@ def _noise(attacked: Attacked | None, surrogate: Clip | None, title: str, tell: 
     return Noise(attacked.poison, encode, lambda done, total: tell.progress(title, done, total))
 
 
-def _captioned(source: Source, recipe: Recipe, seed: int) -> CaptionedImages:
+def _captioned(source: PairSource, recipe: Recipe, seed: int) -> CaptionedImages:
     if source.format == "captions":
         asked = CaptionSource(data=source.data, captions=source.captions, task=source.task or None, seed=seed)
         return open_captioned(asked, _square(recipe))

@@ -12,12 +12,12 @@ import torch
 
 from medrobust.attacks.attack import in_batches
 from medrobust.data import Dataset
-from medrobust.defences import DEFENCES, make
+from medrobust.defences import DEFENCES, make_defence
 from medrobust.errors import ConfigError, nearest
 from medrobust.files import replace_text
 from medrobust.jobs.attack import ATTACK
 from medrobust.jobs.attack.settings import attack_of, check_attack
-from medrobust.jobs.bench import prepare
+from medrobust.jobs.bench import prepare_bench
 from medrobust.jobs.executors import here
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.job import Execute, Given, carry_out
@@ -48,7 +48,7 @@ def probe(
     found: dict[str, ProbedModel] = {}
     for name, model in zip(names, models, strict=True):
         own = experiment.model_copy(update={"model": model})
-        bench = prepare(own)
+        bench = prepare_bench(own)
         given = Given(bench.model, bench.data)
         attacked = carry_out(ATTACK, own, out / name, execute=execute, tell=tell, given=given).attacked
         found[name] = ProbedModel(
@@ -59,7 +59,7 @@ def probe(
             clean_accuracy=attacked.clean_accuracy,
             robust_accuracy=attacked.robust_accuracy,
             flags=attacked.flags,
-            spectrum=spectrum(features_of(bench.model, bench.data, settings.batch)),
+            spectrum=spectrum(frozen_features(bench.model, bench.data, settings.batch)),
         )
     used = AttackUsed(settings.name, settings.balls[0].norm, settings.eps)
     result = ProbeSummary(experiment.data, experiment.split, used, found, upstream_curves(found))
@@ -74,7 +74,7 @@ def recipes_of(names: Sequence[str], settings: Mapping[str, Any]) -> list[Choice
 
     Raises ConfigError for an unknown name, or a setting that no chosen head has.
     """
-    heads = [name for name in DEFENCES if make(name).class_bound]
+    heads = [name for name in DEFENCES if make_defence(name).class_bound]
     for name in names:
         if name not in heads:
             raise ConfigError(f"no recipe {name!r}{nearest(name, heads)}; there are {', '.join(heads)}")
@@ -97,7 +97,7 @@ def names_of(models: Sequence[str]) -> list[str]:
     return names
 
 
-def features_of(model: ImageModel, data: Dataset, batch: int) -> Features:
+def frozen_features(model: ImageModel, data: Dataset, batch: int) -> Features:
     """The frozen model's features of all images, so many encoded at once."""
     found: dict[int, Features] = {}
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from medrobust.errors import ModelError
-from medrobust.models.clip import Clip, Source, load_clip
+from medrobust.models.clip import Clip, ModelSource, load_clip
 from medrobust.models.conch import load_conch
 from medrobust.models.inputs import read_json
 from medrobust.models.known import MODELS, Entry
-from medrobust.models.locate import BUILTIN, Found, find
+from medrobust.models.locate import BUILTIN, LocatedModel, find
 from medrobust.models.medclip import load_medclip
 from medrobust.models.openai import load_chexzero
 from medrobust.models.openclip import CONFIG, load_open_clip
@@ -19,7 +19,7 @@ from medrobust.models.weights import OPEN_CLIP, TRANSFORMERS, Weights, read_weig
 
 __all__ = ["BUILTIN", "MODELS", "Entry", "load", "locate"]
 
-Build = Callable[[Source], Clip]
+Build = Callable[[ModelSource], Clip]
 FAMILIES: dict[str, Build] = {"clip": load_clip, "siglip": load_siglip}  # of config.json's model_type
 NAMED: dict[str, Build] = {"openai": load_chexzero, "medclip": load_medclip, "conch": load_conch}
 
@@ -45,7 +45,7 @@ def load(
         raise ModelError(
             f"{spec}: the weights have sha256 {weights.sha256}, {entry.name} has {entry.sha256}; fetch them again"
         )
-    source = Source(
+    source = ModelSource(
         folder=found.path if found.path.is_dir() else found.path.parent,
         weights=weights,
         name=spec,
@@ -63,7 +63,7 @@ def locate(spec: str, revision: str | None = None) -> Path:
     return find(spec, revision).path
 
 
-def _reader(found: Found, spec: str) -> tuple[Build, Weights]:
+def _reader(found: LocatedModel, spec: str) -> tuple[Build, Weights]:
     """What builds the model, told by the files as far as they tell, and its weights."""
     path = found.path
     if found.entry and found.entry.read:

@@ -5,14 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from medrobust.models.clip import Source
+from medrobust.models.clip import ModelSource
 from medrobust.models.fill import configured, depth, filled, shape_of
 
 _HEAD = 64  # numbers a head in every BERT of the base and large kind
 PAD = 0
 
 
-def read_bert(source: Source, tensors: Mapping[str, Tensor], *, prefix: str, what: str, pooler: bool) -> Any:
+def read_bert(source: ModelSource, tensors: Mapping[str, Tensor], *, prefix: str, what: str, pooler: bool) -> Any:
     """A frozen `BertModel` with these weights; `prefix` stands before their keys in the file, `pooler`: it has one.
 
     What weights do not show is BERT's own: 64 numbers a head, gelu, LayerNorm eps 1e-12, padding 0. Raises ModelError

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medrobust.errors import ModelError
 from medrobust.models.bert import PAD, read_bert
-from medrobust.models.clip import Clip, Source
+from medrobust.models.clip import Clip, ModelSource
 from medrobust.models.fill import (
     configured,
     depth,
@@ -35,7 +35,7 @@ _TRUNK, _HEAD, _BERT, _PROJECTION = "visual.trunk.", "visual.head.proj.weight", 
 _WORDS = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 
 
-def load_biomedclip(source: Source, model: Mapping[str, Any], pixels: Pixels) -> Clip:
+def load_biomedclip(source: ModelSource, model: Mapping[str, Any], pixels: Pixels) -> Clip:
     """A ViT with class token, a BERT read at its first token, and their projections; `model`: open_clip's model_cfg.
 
     Raises ModelError for another architecture, and for weights that do not fit, naming them.
@@ -92,7 +92,7 @@ def _said(text: Mapping[str, Any], new: str, old: str) -> Any:
     return text.get(new, text.get(old))
 
 
-def _trunk(source: Source, tensors: Mapping[str, Tensor], pixels: Pixels) -> Any:
+def _trunk(source: ModelSource, tensors: Mapping[str, Tensor], pixels: Pixels) -> Any:
     from transformers import ViTConfig, ViTModel
 
     known = {"name": source.name, "what": _WHAT, "prefix": _TRUNK}
@@ -117,7 +117,7 @@ def _trunk(source: Source, tensors: Mapping[str, Tensor], pixels: Pixels) -> Any
     return filled(ViTModel, config, weights, name=source.name, what=_WHAT, dtype=source.dtype, add_pooling_layer=False)
 
 
-def _text_projection(source: Source, kind: str, width: int, dim: int) -> nn.Module:
+def _text_projection(source: ModelSource, kind: str, width: int, dim: int) -> nn.Module:
     tensors, hidden = source.weights.tensors, (width + dim) // 2
     known = [f"{_PROJECTION}0.weight", f"{_PROJECTION}2.weight"] if kind == "mlp" else [f"{_PROJECTION}weight"]
     others = [key for key in tensors if key.startswith(_PROJECTION) and key not in known]
@@ -128,6 +128,6 @@ def _text_projection(source: Source, kind: str, width: int, dim: int) -> nn.Modu
     return nn.Sequential(into, nn.GELU(), out).eval()
 
 
-def _linear(tensors: Mapping[str, Tensor], key: str, shape: tuple[int, int], source: Source) -> nn.Linear:
+def _linear(tensors: Mapping[str, Tensor], key: str, shape: tuple[int, int], source: ModelSource) -> nn.Linear:
     layer = projection(tensors, key, shape, name=source.name, what=_WHAT, dtype=source.dtype)
     return layer.to(source.device)

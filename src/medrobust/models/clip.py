@@ -28,7 +28,7 @@ from medrobust.types import Context, DeepContext, ModuleEncoder, Preprocess, Pro
 from medrobust.types.vit import Activation, NotAViT
 
 
-class Source(NamedTuple):
+class ModelSource(NamedTuple):
     """A checkpoint that was found and read: what every family is built from."""
 
     folder: Path  # of the weights; tokenizer and configuration lie there too
@@ -126,7 +126,7 @@ class Clip:
         return self.text_projection(pooled_text(self.text, rows, self.reading)).float()
 
 
-def load_clip(source: Source) -> Clip:
+def load_clip(source: ModelSource) -> Clip:
     """A CLIP from a folder in the format of transformers: config, weights, tokenizer, preprocessor_config.
 
     Raises ModelError for missing, unexpected, misshapen or non-finite weights, naming them.
@@ -143,7 +143,7 @@ def load_clip(source: Source) -> Clip:
     return clip_of(source, config, source.weights.tensors, pixels)
 
 
-def clip_of(source: Source, config: Any, tensors: dict[str, Tensor], pixels: Pixels) -> Clip:
+def clip_of(source: ModelSource, config: Any, tensors: dict[str, Tensor], pixels: Pixels) -> Clip:
     """A CLIP of a `CLIPConfig` and weights by transformers' names; words from the folder's tokenizer."""
     from transformers import CLIPModel
 

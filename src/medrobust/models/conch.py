@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from medrobust.errors import ModelError
-from medrobust.models.clip import Clip, Source
+from medrobust.models.clip import Clip, ModelSource
 from medrobust.models.fill import refuse_keys
 from medrobust.models.inputs import CLIP_MEAN, CLIP_STD, Tokenize, calling
 from medrobust.models.texts import Reading
-from medrobust.models.towers import keep_statistics, normalised
+from medrobust.models.towers import keep_statistics, normalised_images
 from medrobust.types import Features, Images, Preprocess
 
 
@@ -27,7 +27,7 @@ class ConchVision(nn.Module):
 
     def forward(self, images: Images) -> Features:
         """Features in float32, not normalised to unit length."""
-        return self.tower(normalised(self, images))[0].float()
+        return self.tower(normalised_images(self, images))[0].float()
 
 
 class Pooled(NamedTuple):
@@ -53,7 +53,7 @@ class ConchText(nn.Module):
         return embedding
 
 
-def load_conch(source: Source) -> Clip:
+def load_conch(source: ModelSource) -> Clip:
     """CONCH from a local file of weights; no commercial use.
 
     Learned context works, deep prompts do not: its layers take tokens in another order. Raises ModelError where the

@@ -23,8 +23,8 @@ class Entry:
     and for a plugin's own, where a person gets the file. `revision`: the first digits of the hub's commit, where it is
     known; `sha256` of the weights. None: not pinned.
 
-    `read` is for a format that a plugin brings: from a `models.clip.Source` to the model. It reads what `source` or
-    NAME=PATH names, and every folder whose config.json says `model_type` with the name of that format.
+    `read` is for a format that a plugin brings: from a `models.clip.ModelSource` to the model. It reads what `source`
+    or NAME=PATH names, and every folder whose config.json says `model_type` with the name of that format.
     """
 
     name: str

@@ -14,7 +14,7 @@ WANTED_FILES = [
 ]  # fmt: skip
 
 
-class Found(NamedTuple):
+class LocatedModel(NamedTuple):
     """Where a model lies. `entry`: what is known of it; `revision`: the hub's commit, where it is known."""
 
     path: Path
@@ -22,7 +22,7 @@ class Found(NamedTuple):
     revision: str | None = None
 
 
-def find(spec: str, revision: str | None = None) -> Found:
+def find(spec: str, revision: str | None = None) -> LocatedModel:
     """A model's files; a folder goes before a name, and before a hub id, of the same spelling.
 
     Only a hub id that the user wrote out is ever downloaded. Raises ModelError where there are none, or where the
@@ -30,14 +30,14 @@ def find(spec: str, revision: str | None = None) -> Found:
     """
     entry = MODELS.get(spec)
     if entry and entry.source == "embedded":
-        return Found(BUILTIN, entry)
+        return LocatedModel(BUILTIN, entry)
     if entry and Path(entry.source).is_absolute():
-        return Found(_existing(Path(entry.source), spec), entry)
+        return LocatedModel(_existing(Path(entry.source), spec), entry)
     if Path(spec).expanduser().is_dir():
-        return Found(Path(spec).expanduser(), None)
+        return LocatedModel(Path(spec).expanduser(), None)
     name, _, path = spec.partition("=")
     if path and name in MODELS:
-        return Found(_existing(Path(path).expanduser(), name), MODELS[name])
+        return LocatedModel(_existing(Path(path).expanduser(), name), MODELS[name])
     if entry and entry.by_hand:
         raise ModelError(
             f"{spec} cannot be fetched by a program; get it from {entry.source} and pass --model {spec}=PATH"
@@ -47,7 +47,7 @@ def find(spec: str, revision: str | None = None) -> Found:
     if spec.count("/") == 1 and not spec.startswith((".", "/", "~")):
         known = next((one for one in MODELS.values() if one.source == spec), None)
         folder = _from_hub(spec, revision, spec, download=True)
-        return Found(folder, known, _commit(folder))
+        return LocatedModel(folder, known, _commit(folder))
     raise ModelError(
         f"{spec!r} is no folder and no known model; pass one of {', '.join(MODELS)}, a hub id (owner/name), a folder, "
         "or NAME=PATH"
@@ -60,14 +60,14 @@ def _existing(path: Path, name: str) -> Path:
     return path
 
 
-def _as_pinned(folder: Path, entry: Entry, asked: str | None) -> Found:
+def _as_pinned(folder: Path, entry: Entry, asked: str | None) -> LocatedModel:
     commit = _commit(folder)
     if entry.revision and commit and not asked and not commit.startswith(entry.revision):
         raise ModelError(
             f"{entry.name} stands for revision {entry.revision}, the local cache holds {commit}; ask for that one by "
             f"revision, or pass {entry.source}"
         )
-    return Found(folder, entry, commit)
+    return LocatedModel(folder, entry, commit)
 
 
 def _commit(folder: Path) -> str | None:

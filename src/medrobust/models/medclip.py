@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medrobust.errors import ModelError
 from medrobust.models.bert import PAD, read_bert
-from medrobust.models.clip import Clip, Source
+from medrobust.models.clip import Clip, ModelSource
 from medrobust.models.fill import (
     configured,
     depth,
@@ -34,7 +34,7 @@ SIZE, CONTEXT = 224, 77
 _HEAD = 32  # numbers a head in every Swin
 
 
-def load_medclip(source: Source) -> Clip:
+def load_medclip(source: ModelSource) -> Clip:
     """Swin's mean over its tokens, BERT's mean over a text's tokens in layers 1, 2 and last, and their projections.
 
     MedCLIP's own code averages over what fills up shorter texts of a batch too; here a text is as if it were alone.
@@ -70,7 +70,7 @@ def load_medclip(source: Source) -> Clip:
     )
 
 
-def _swin(source: Source, tensors: dict[str, Tensor]) -> Any:
+def _swin(source: ModelSource, tensors: dict[str, Tensor]) -> Any:
     """A Swin whose sizes are read off its weights: widths, depths, window; pictures have 224 pixels."""
     from transformers import SwinConfig, SwinModel
 

@@ -7,7 +7,7 @@ learning", Nature Biomedical Engineering 2022.
 from typing import Any
 
 from medrobust.errors import ModelError
-from medrobust.models.clip import Clip, Source, clip_of
+from medrobust.models.clip import Clip, ModelSource, clip_of
 from medrobust.models.fill import LARGEST_ENDS, configured, depth, shape_of, sizes_of
 from medrobust.models.inputs import Pixels
 from medrobust.models.rename import clip_table, renamed
@@ -20,7 +20,7 @@ _BLACK_TO_WHITE = 255.0
 MEAN, STD = 101.48761 / _BLACK_TO_WHITE, 83.43944 / _BLACK_TO_WHITE
 
 
-def load_chexzero(source: Source) -> Clip:
+def load_chexzero(source: ModelSource) -> Clip:
     """A CLIP from a state dict, with CheXzero's pictures: grey, on a black square of 320 pixels, then resized.
 
     CheXzero takes mean and std before that last resize; both are linear, so the order only matters for what
@@ -38,7 +38,7 @@ def load_chexzero(source: Source) -> Clip:
     return clip_of(source, config, weights, Pixels(preprocess, [MEAN] * 3, [STD] * 3))
 
 
-def _config(source: Source, tensors: dict[str, Any]) -> Any:
+def _config(source: ModelSource, tensors: dict[str, Any]) -> Any:
     from transformers import CLIPConfig
 
     shown = {

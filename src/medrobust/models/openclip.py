@@ -5,7 +5,7 @@ from typing import Any
 
 from medrobust.errors import ModelError
 from medrobust.models.biomedclip import load_biomedclip
-from medrobust.models.clip import Clip, Source, clip_of
+from medrobust.models.clip import Clip, ModelSource, clip_of
 from medrobust.models.fill import LARGEST_ENDS, configured, sizes_of
 from medrobust.models.inputs import CLIP_MEAN, CLIP_STD, Pixels, read_json
 from medrobust.models.rename import Table, clip_table, renamed
@@ -22,7 +22,7 @@ _USUAL: dict[str, tuple] = {
 }  # fmt: skip
 
 
-def load_open_clip(source: Source) -> Clip:
+def load_open_clip(source: ModelSource) -> Clip:
     """A model from a folder of open_clip's: open_clip_config.json, weights, Hugging Face tokenizer files.
 
     The activation is the config's `quick_gelu` where it is said there, else the registry's, else open_clip's default,
@@ -46,7 +46,7 @@ def load_open_clip(source: Source) -> Clip:
     return clip_of(source, clip[0], tensors, pixels)
 
 
-def _clip(source: Source, model: dict[str, Any], path: Path) -> tuple[Any, Table]:
+def _clip(source: ModelSource, model: dict[str, Any], path: Path) -> tuple[Any, Table]:
     """A `CLIPConfig` and where the weights go; raises ModelError where a tower is no plain transformer."""
     from transformers import CLIPConfig
 

@@ -23,7 +23,7 @@ from medrobust.errors import PromptError
 from medrobust.models.hooks import changed_input, changed_output
 from medrobust.types import Context, DeepContext, Features, Images
 
-Border = Float[Tensor, "3 pixels"]  # of a frame, row by row, in units of normalised pixels
+Frame = Float[Tensor, "3 pixels"]  # of a frame, row by row, in units of normalised pixels
 Hidden = Float[Tensor, "batch tokens width"]
 
 
@@ -100,7 +100,7 @@ class PromptedVision(nn.Module):
         self,
         vision: nn.Module,
         *,
-        border: Border | None = None,
+        border: Frame | None = None,
         tokens: Context | None = None,
         deep: DeepContext | None = None,
     ) -> None:
@@ -145,7 +145,7 @@ def frame_pixels(size: int, width: int) -> int:
     return size**2 - max(0, size - 2 * width) ** 2
 
 
-def framed(border: Border, size: int) -> Float[Tensor, "3 size size"]:
+def framed(border: Frame, size: int) -> Float[Tensor, "3 size size"]:
     """The numbers of a frame as an image that is zero inside; raises PromptError where they make no whole frame."""
     width = next((w for w in range(1, size // 2 + 1) if frame_pixels(size, w) == border.shape[1]), None)
     if width is None:

@@ -6,14 +6,14 @@ Reference: Zhai et al., "Sigmoid loss for language image pre-training", ICCV 202
 from torch import nn
 
 from medrobust.errors import ModelError
-from medrobust.models.clip import Clip, Source
+from medrobust.models.clip import Clip, ModelSource
 from medrobust.models.fill import configured, filled
 from medrobust.models.inputs import read_preprocess, siglip_tokenizer
 from medrobust.models.texts import Reading
 from medrobust.models.towers import TokenTower
 
 
-def load_siglip(source: Source) -> Clip:
+def load_siglip(source: ModelSource) -> Clip:
     """A SigLIP from a folder in the format of transformers: config, weights, tokenizer.json, preprocessor_config.
 
     Its logits are exp(scale) * cosine + bias; the bias is the same for every class and is left out, for it changes no

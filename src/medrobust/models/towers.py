@@ -30,7 +30,7 @@ class TokenTower(nn.Module):
 
     def forward(self, images: Images) -> Features:
         """Features in float32, not normalised to unit length."""
-        found = self._tower(pixel_values=normalised(self, images))
+        found = self._tower(pixel_values=normalised_images(self, images))
         pooled = found.last_hidden_state[:, 0] if self.pooled == "first" else found.pooler_output
         return self.projection(pooled).float()
 
@@ -65,7 +65,9 @@ class SwinTower(nn.Module):
 
     def forward(self, images: Images) -> Features:
         """Features in float32, not normalised to unit length."""
-        return self.projection(self.tower(pixel_values=normalised(self, images)).pooler_output.flatten(1)).float()
+        return self.projection(
+            self.tower(pixel_values=normalised_images(self, images)).pooler_output.flatten(1)
+        ).float()
 
 
 def keep_statistics(tower: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -74,6 +76,6 @@ def keep_statistics(tower: nn.Module, mean: Sequence[float], std: Sequence[float
     tower.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
 
-def normalised(tower: Any, images: Images) -> Images:
+def normalised_images(tower: Any, images: Images) -> Images:
     """Images as a tower with such statistics wants them, in the dtype of its weights."""
     return ((images - tower.mean) / tower.std).to(next(tower.tower.parameters()).dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medrobust.data.augment import augment
 from medrobust.data.task import Dataset, Task
-from medrobust.pairs.recipe import Source
+from medrobust.pairs.recipe import PairSource
 from medrobust.types import Images
 
 
@@ -27,16 +27,16 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PairBatch:
     """Images, captions, and for each image the caption that describes it; images of one class share theirs."""
 
     images: Images
     captions: tuple[str, ...]
     caption_of: Int[Tensor, " batch"]
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> "PairBatch":
         """The same on a device; pairs are drawn and changed on the CPU."""
-        return Batch(self.images.to(device), self.captions, self.caption_of.to(device))
+        return PairBatch(self.images.to(device), self.captions, self.caption_of.to(device))
 
 
 def captions_of(task: Task, book: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
@@ -53,19 +53,19 @@ def captions_of(task: Task, book: Mapping[str, Any]) -> tuple[tuple[str, ...], .
     return tuple(every)
 
 
-def make_pairs(data: Dataset, source: Source, book: Mapping[str, Any]) -> Pairs:
+def make_pairs(data: Dataset, source: PairSource, book: Mapping[str, Any]) -> Pairs:
     """Pairs of one source; images are kept as bytes."""
     pixels = torch.stack([(data.read(i) * 255).round().to(torch.uint8) for i in range(len(data))])
     return Pairs(pixels, data.labels, captions_of(data.task, book), source.any_rotation, source.share)
 
 
-def batches(sources: Sequence[Pairs], size: int, generator: torch.Generator) -> Callable[[], Batch]:
+def batches(sources: Sequence[Pairs], size: int, generator: torch.Generator) -> Callable[[], PairBatch]:
     """A function that draws the next batch: each source's share of it, every class of a source equally likely."""
     total = sum(pairs.share for pairs in sources)
     counts = [max(1, round(size * pairs.share / total)) for pairs in sources]
     chances = [class_balanced(pairs.labels) if pairs.chance is None else pairs.chance for pairs in sources]
 
-    def draw() -> Batch:
+    def draw() -> PairBatch:
         images: list[Tensor] = []
         captions: list[str] = []
         caption_of: list[Tensor] = []
@@ -76,7 +76,7 @@ def batches(sources: Sequence[Pairs], size: int, generator: torch.Generator) -> 
             present, place = pairs.labels[rows].unique(return_inverse=True)
             caption_of.append(place + len(captions))
             captions += [_pick(pairs.captions[label], generator) for label in present.tolist()]
-        return Batch(torch.cat(images), tuple(captions), torch.cat(caption_of))
+        return PairBatch(torch.cat(images), tuple(captions), torch.cat(caption_of))
 
     return draw
 

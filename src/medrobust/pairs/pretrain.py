@@ -25,7 +25,7 @@ from medrobust.learning.loop import Schedule, Session, StepProgress, descend
 from medrobust.models.clip import silent
 from medrobust.models.hooks import changed_output
 from medrobust.models.prompting import token_rows
-from medrobust.pairs.batches import Batch, Pairs, batches
+from medrobust.pairs.batches import PairBatch, Pairs, batches
 from medrobust.pairs.recipe import Recipe
 from medrobust.pairs.tokenizer import train_tokenizer
 from medrobust.seeds import stream
@@ -112,10 +112,10 @@ def _untrained(recipe: Recipe, texts: Sequence[str]) -> tuple[Any, Any]:
     tokenizer = train_tokenizer(texts, vocabulary=sizes.vocabulary, context_length=sizes.context_length)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
-        return build(recipe, tokenizer), tokenizer
+        return untrained_clip(recipe, tokenizer), tokenizer
 
 
-def contrastive_loss(network: Any, batch: Batch, rows: Int[Tensor, "captions tokens"]) -> Float[Tensor, ""]:
+def contrastive_loss(network: Any, batch: PairBatch, rows: Int[Tensor, "captions tokens"]) -> Float[Tensor, ""]:
     """Cross-entropy both ways over the batch; a caption's target is shared by the images that it describes."""
     mean, std = (torch.tensor(three, device=batch.images.device).view(3, 1, 1) for three in (MEAN, STD))
     images = network.get_image_features(pixel_values=(batch.images - mean) / std).pooler_output
@@ -126,7 +126,7 @@ def contrastive_loss(network: Any, batch: Batch, rows: Int[Tensor, "captions tok
     return 0.5 * (F.cross_entropy(logits, batch.caption_of) + F.cross_entropy(logits.T, share.T))
 
 
-def build(recipe: Recipe, tokenizer: Any) -> Any:
+def untrained_clip(recipe: Recipe, tokenizer: Any) -> Any:
     """The untrained network of a recipe."""
     from transformers import CLIPConfig, CLIPModel
 

@@ -34,7 +34,7 @@ class Architecture(_Frozen):
     vocabulary: int = Field(ge=515)  # 512 byte-level symbols and two markers
 
 
-class Source(_Frozen):
+class PairSource(_Frozen):
     """One data set, its training split turned into pairs; `share` of every batch comes from it.
 
     `labels`: labelled images, captions drawn anew at every step. `captions`: a caption an image, as `medrobust poison`
@@ -49,7 +49,7 @@ class Source(_Frozen):
     captions: str | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Source":
+    def _fits_together(self) -> "PairSource":
         if self.format == "labels" and not self.task:
             raise ValueError("labelled images need their task; write `format: captions` where images have captions")
         if self.format == "labels" and self.captions:
@@ -80,7 +80,7 @@ class Recipe(_Frozen):
 
     name: str
     architecture: Architecture
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: tuple[PairSource, ...] = Field(min_length=1)
     training: Training
 
     def timed(self, *, steps: int | None = None, seed: int | None = None) -> "Recipe":

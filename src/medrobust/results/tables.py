@@ -19,7 +19,7 @@ from medrobust.results.rows.certified import CertifiedRow
 from medrobust.results.shares import holds_at, share_of
 from medrobust.results.summary import CertifiedSummary
 from medrobust.smoothing import bounds
-from medrobust.smoothing.sequential import largest_radius, record_of
+from medrobust.smoothing.sequential import largest_certifiable, record_of
 
 Groups = dict[float, dict[str, list[CertifiedRow]]]  # sigma, defence -> rows, both in the order first seen
 
@@ -127,7 +127,7 @@ def _mean_down(radii: Sequence[float]) -> float | None:
 def _largest_radius(rows: Sequence[CertifiedRow]) -> float:
     """The radius nothing in these rows could exceed."""
     settings = {tuple(record_of(row).values()): row for row in rows}
-    return max(largest_radius(**record_of(row)) for row in settings.values())
+    return max(largest_certifiable(**record_of(row)) for row in settings.values())
 
 
 def paired_gain(rows: Sequence[CertifiedRow], defence: str, baseline: str, sigma: float, radius: float) -> PairedGain:

@@ -91,7 +91,7 @@ def prepared(vit: ViT, dtype: torch.dtype, *, pack: bool) -> tuple[Parts, str]:
     return parts, f"{name} {str(dtype).removeprefix('torch.')}"
 
 
-def features_of(tokens: Float[Tensor, "batch tokens width"], parts: Parts) -> Features:
+def pooled_features(tokens: Float[Tensor, "batch tokens width"], parts: Parts) -> Features:
     """Features in float32, not normalised, of tokens in float32."""
     batch, count, width = tokens.shape
     rows = tokens.to(parts.post_norm.weight.dtype).view(-1, width)

@@ -23,15 +23,15 @@ from medrobust.types import Classifier, Image, Scope
 class Smoothing:
     """How an image is certified: noise level, error probability, draws, and when to stop drawing.
 
-    `fixed`: always `estimation` draws, any radius. `spending`: stops as soon as every radius of the grid `radii` is
-    certified or given up, at most `estimation` draws, and certifies radii of that grid. `anytime`: stops likewise, by
+    `fixed`: always `budget` draws, any radius. `spending`: stops as soon as every radius of the grid `radii` is
+    certified or given up, at most `budget` draws, and certifies radii of that grid. `anytime`: stops likewise, by
     bounds that hold at every moment, any radius. Raises SmoothingError for settings no certificate can come out of.
     """
 
     sigma: float  # standard deviation of the noise, in pixels of [0, 1]
     alpha: float = 0.001  # probability that a certificate is false, for each image
     selection: int = 100
-    estimation: int = 10_000
+    budget: int = 10_000
     stopping: Stopping = "spending"
     radii: tuple[float, ...] = RADII  # l2, pixels of [0, 1]
     look: int = 32  # draws between two looks at the count
@@ -46,9 +46,9 @@ class Smoothing:
         if self.look < 1:
             raise SmoothingError(f"look is {self.look}, at least one draw must come before a count is looked at")
         fewest = fewest_trials(self.alpha)
-        if self.estimation < fewest:
+        if self.budget < fewest:
             raise SmoothingError(
-                f"n = {self.estimation} draws can certify nothing at alpha = {self.alpha:g}: even if all of them agree "
+                f"n = {self.budget} draws can certify nothing at alpha = {self.alpha:g}: even if all of them agree "
                 f"every image abstains; take n >= {fewest} (n = 1000 reaches radius "
                 f"{largest_radius(1000, self.alpha, self.sigma):.3f}, n = 10000 reaches "
                 f"{largest_radius(10_000, self.alpha, self.sigma):.3f})"
@@ -58,9 +58,9 @@ class Smoothing:
         if len(set(self.radii)) < len(self.radii):
             raise SmoothingError(f"radii are {list(self.radii)}, one of them is named twice")
         if self.stopping == "spending" and not self.rule.reachable:
-            reach = largest_radius(self.estimation, self.alpha, self.sigma)
+            reach = largest_radius(self.budget, self.alpha, self.sigma)
             raise SmoothingError(
-                f"n = {self.estimation} draws cannot certify radius {min(self.radii):g} at sigma = {self.sigma:g} and "
+                f"n = {self.budget} draws cannot certify radius {min(self.radii):g} at sigma = {self.sigma:g} and "
                 f"alpha = {self.alpha:g} even if all of them agree (below {reach:.3f} they can); take more draws, a "
                 "smaller radius or a larger sigma"
             )
@@ -73,14 +73,14 @@ class Smoothing:
             tuple(sorted(self.radii)),
             sigma=self.sigma,
             alpha=self.alpha,
-            budget=self.estimation,
+            budget=self.budget,
             look=self.look,
         )
 
     @property
     def largest_radius(self) -> float:
         """No image in a run with these settings can get more."""
-        return sequential.largest_radius(**self.record)
+        return sequential.largest_certifiable(**self.record)
 
     @property
     def record(self) -> Record:
@@ -90,8 +90,8 @@ class Smoothing:
             "grid": tuple(sorted(self.radii)) if self.stopping == "spending" else (),
             "sigma": self.sigma,
             "alpha": self.alpha,
-            "budget": self.estimation,
-            "look": self.estimation if self.stopping == "fixed" else min(self.look, self.estimation),
+            "budget": self.budget,
+            "look": self.budget if self.stopping == "fixed" else min(self.look, self.budget),
         }
 
 
@@ -134,7 +134,7 @@ def certify(
     """
     copies = Copies(classifiers, image, sampler or Sampler())
     selected = _select(copies, len(classifiers), Draws(smoothing.sigma, smoothing.selection, "selection", seed, item))
-    race = _race(copies, selected, smoothing, Draws(smoothing.sigma, smoothing.estimation, "estimation", seed, item))
+    race = _race(copies, selected, smoothing, Draws(smoothing.sigma, smoothing.budget, "estimation", seed, item))
     return [_conclude(row, race, int(selected[row]), smoothing, one.scope) for row, one in enumerate(classifiers)]
 
 
@@ -211,7 +211,7 @@ def predict(
     sampler: Sampler | None = None,
 ) -> list[Prediction]:
     """The smoothed answer without a radius, wrong about the smoothed classifier in at most alpha of all cases."""
-    draws = Draws(smoothing.sigma, smoothing.estimation, "prediction", seed, item)
+    draws = Draws(smoothing.sigma, smoothing.budget, "prediction", seed, item)
     return [_answer(row, smoothing) for row in count_votes(classifiers, image, draws, sampler or Sampler())]
 
 
@@ -227,7 +227,7 @@ def _answer(votes: np.ndarray, smoothing: Smoothing) -> Prediction:
     top, second = int(votes[best]), int(np.delete(votes, best).max())
     p_value = two_sided_p_value(top, second)
     sure = p_value <= smoothing.alpha
-    return Prediction(best if sure else None, p_value, best, top, smoothing.estimation)
+    return Prediction(best if sure else None, p_value, best, top, smoothing.budget)
 
 
 @torch.inference_mode()

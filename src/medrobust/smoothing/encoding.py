@@ -128,7 +128,7 @@ def _lean(encode: Encoder, image: Image, wanted: EncoderChoice) -> NoisyEncoder:
 
 def _typical(smoothing: Smoothing) -> tuple[int, int]:
     """Draws of a typical image: until the class is chosen, until the count has decided."""
-    counted = smoothing.estimation if smoothing.stopping == "fixed" else min(_TYPICAL, smoothing.estimation)
+    counted = smoothing.budget if smoothing.stopping == "fixed" else min(_TYPICAL, smoothing.budget)
     return smoothing.selection // 2 + 1, counted
 
 

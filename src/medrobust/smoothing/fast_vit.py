@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medrobust.errors import SmoothingError
-from medrobust.smoothing.blocks import Parts, features_of, packing_works, prepared
+from medrobust.smoothing.blocks import Parts, packing_works, pooled_features, prepared
 from medrobust.types import Features, Image, Images
 from medrobust.types.vit import ViT
 
@@ -176,7 +176,7 @@ def _noisy_features(
     parts: Parts,
 ) -> Features:
     noisy = (noise.flatten(0, 1) @ mixing).view(len(noise), *clean.shape) + clean
-    return features_of(torch.cat([first.expand(len(noise), 1, -1), noisy], dim=1), parts)
+    return pooled_features(torch.cat([first.expand(len(noise), 1, -1), noisy], dim=1), parts)
 
 
 def _doubled(numbers: Tensor) -> Tensor:

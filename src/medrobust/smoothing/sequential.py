@@ -294,7 +294,7 @@ def _rule_of(record: Record) -> Boundaries:
     )
 
 
-def largest_radius(**record: Unpack[Record]) -> float:
+def largest_certifiable(**record: Unpack[Record]) -> float:
     """What an image gets when every vote is right: nothing can exceed it."""
     if record["stopping"] == "spending":
         reachable = _rule_of(record).reachable

@@ -9,7 +9,7 @@ from medrobust.attacks.ball import Ball
 from medrobust.attacks.draws import Randomness, draws
 from medrobust.attacks.losses import PerImage, cross_entropy
 from medrobust.attacks.pgd import ascend
-from medrobust.attacks.search import answer, badness, first_look, nothing_yet, record
+from medrobust.attacks.search import answer, badness, first_look, nothing_yet, record_best
 from medrobust.types import Classifier, Images, Labels
 
 
@@ -26,10 +26,10 @@ def climb_together(
 
     def climb(points: Images) -> PerImage:
         logits = classifier(points).float()
-        record(best, rows, points.detach(), badness(logits.detach(), labels))
+        record_best(best, rows, points.detach(), badness(logits.detach(), labels))
         return cross_entropy(logits, labels)
 
     begin = ball.random(images, draws(generator, len(images), "pgd"))
     last = ascend(climb, images, ball=ball, steps=steps, step=2.5 * ball.eps / steps, start=begin)
-    record(best, rows, last, badness(answer(classifier, last), labels))
+    record_best(best, rows, last, badness(answer(classifier, last), labels))
     return best.images

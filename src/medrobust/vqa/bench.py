@@ -54,7 +54,7 @@ def open_questions(asking: VqaSettings) -> QuestionBench:
     return QuestionBench(model, Vocabulary.of(fit.questions), found, fit, test)
 
 
-def announcement(asking: VqaSettings, bench: QuestionBench) -> list[str]:
+def vqa_announcement(asking: VqaSettings, bench: QuestionBench) -> list[str]:
     """Announces what will be asked, what it costs, and what was found."""
     rows, names = len(bench.test.questions), ", ".join(asking.recipes)
     passes = 3 * asking.attack_steps * len(asking.eps) * rows * len(asking.recipes)

@@ -39,7 +39,7 @@ class Question:
     @property
     def truth(self) -> str:
         """The answer as answers are compared."""
-        return normalised(self.answer)
+        return normalised_answer(self.answer)
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class Vocabulary:
     def index_of(self, answer: str) -> int | None:
         """The class of an answer; None: it cannot be given, so every answer is wrong."""
         try:
-            return self.answers.index(normalised(answer))
+            return self.answers.index(normalised_answer(answer))
         except ValueError:
             return None
 
 
-def normalised(answer: str) -> str:
+def normalised_answer(answer: str) -> str:
     """An answer as it is compared: without case, final dots, and spaces beyond one between words.
 
     >>> normalised("  Right   lung. "), normalised("2")
@@ -194,7 +194,7 @@ class _Rows:
         said = self.text(row, "split").lower()
         home = _SPLITS.get(said, said) or split  # of the image in its archive
         text, answer = self.text(row, "question"), self.text(row, "answer")
-        if not text or not normalised(answer):
+        if not text or not normalised_answer(answer):
             raise _BlankError(f"{place}: the {'answer' if text else 'question'} is blank")
         image = self.text(row, "row") if self.in_archive else self.text(row, *_IMAGES)
         if not image:
@@ -206,7 +206,7 @@ class _Rows:
     def _kind(self, row: Cells, answer: str) -> Kind:
         said = self.text(row, "answer_type").lower()
         if not said:
-            return "closed" if normalised(answer) in ("yes", "no") else "open"
+            return "closed" if normalised_answer(answer) in ("yes", "no") else "open"
         for kind in KINDS:
             if said == kind:
                 return kind

@@ -45,7 +45,7 @@ class RanAnswer(Rectification, Head, AttackInTraining, Fusion, BatchTraining):
 Settings = LinearAnswer | MlpAnswer | NmTuneAnswer | RanAnswer  # of any recipe
 
 
-class Recipe(NamedTuple):
+class AnswerRecipe(NamedTuple):
     """What is learned on top of the fusion: its title, its settings, and what stands before the last layer."""
 
     title: str
@@ -53,11 +53,11 @@ class Recipe(NamedTuple):
     before: Before
 
 
-RECIPES: dict[str, Recipe] = {
-    "linear": Recipe("co-attention and a linear layer", LinearAnswer, as_it_is),
-    "mlp": Recipe("co-attention and a hidden layer", MlpAnswer, hidden_layer),
-    "nmtune": Recipe("co-attention and a rectifier, clean images", NmTuneAnswer, rectified),
-    "ran": Recipe("co-attention and a rectifier, clean and attacked images", RanAnswer, rectified),
+RECIPES: dict[str, AnswerRecipe] = {
+    "linear": AnswerRecipe("co-attention and a linear layer", LinearAnswer, as_it_is),
+    "mlp": AnswerRecipe("co-attention and a hidden layer", MlpAnswer, hidden_layer),
+    "nmtune": AnswerRecipe("co-attention and a rectifier, clean images", NmTuneAnswer, rectified),
+    "ran": AnswerRecipe("co-attention and a rectifier, clean and attacked images", RanAnswer, rectified),
 }
 
 

@@ -19,7 +19,7 @@ from medrobust.data.check.report import (
     Sizes,
     SplitCounts,
 )
-from medrobust.data.sources.inventory import EVERY, Found, Inventory, take_inventory
+from medrobust.data.sources.inventory import EVERY, Inventory, ListedImage, take_inventory
 from medrobust.data.task import NO_FINDING, Task
 from medrobust.errors import DataError
 from medrobust.types import Preprocess
@@ -31,7 +31,7 @@ class Listing(NamedTuple):
     source: str
     split: str | None
     inventory: Inventory
-    images: list[Found]
+    images: list[ListedImage]
 
     def has(self, split: str) -> bool:
         """Whether a split is asked for."""
@@ -41,7 +41,7 @@ class Listing(NamedTuple):
 class Looked(NamedTuple):
     """An image and what it turned out to be."""
 
-    image: Found
+    image: ListedImage
     look: Look
 
     @property
@@ -96,7 +96,7 @@ def report(listing: Listing, looks: Sequence[Look], preprocess: Preprocess, *, m
 
 
 def _splits(
-    images: Sequence[Found], whole: Sequence[Looked], classes: Sequence[str], *, findings: bool
+    images: Sequence[ListedImage], whole: Sequence[Looked], classes: Sequence[str], *, findings: bool
 ) -> dict[str, SplitCounts]:
     """For each split: how many readable images a class has, and what a constant answer would score.
 

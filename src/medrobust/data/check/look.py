@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from medrobust.data.image import prepare
-from medrobust.data.sources.inventory import Found
+from medrobust.data.image import prepare_image
+from medrobust.data.sources.inventory import ListedImage
 from medrobust.errors import DataError
 from medrobust.types import Preprocess
 
@@ -46,16 +46,16 @@ class Look:
         return self.width, self.height
 
 
-def look_at(images: Sequence[Found], numbers: Sequence[int], preprocess: Preprocess) -> list[Look]:
+def look_at(images: Sequence[ListedImage], numbers: Sequence[int], preprocess: Preprocess) -> list[Look]:
     """Decode those images, several at once, and look at each."""
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(partial(_look, images, preprocess=preprocess), numbers))
 
 
-def _look(images: Sequence[Found], number: int, *, preprocess: Preprocess) -> Look:
+def _look(images: Sequence[ListedImage], number: int, *, preprocess: Preprocess) -> Look:
     try:
         decoded = images[number].decode()
-        seen = prepare(decoded, preprocess)
+        seen = prepare_image(decoded, preprocess)
     except DataError as error:
         return Look(number, broken=str(error))
     pixels = np.ascontiguousarray(np.asarray(decoded.pixels))

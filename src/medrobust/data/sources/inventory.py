@@ -11,7 +11,7 @@ from medrobust.data.dicom import is_dicom
 from medrobust.data.image import decode, decoded_array
 from medrobust.data.sources.archive import read_split, splits_of, task_of
 from medrobust.data.sources.folder import SPLITS, SUFFIXES
-from medrobust.data.sources.manifest import Row, label_of, read_rows
+from medrobust.data.sources.manifest import Row, label_of, read_manifest
 from medrobust.data.sources.medmnist import find_archive, is_archive_name
 from medrobust.data.sources.phantom import COUNTS, count_of, is_phantom, phantom_task
 from medrobust.data.task import Task
@@ -20,7 +20,7 @@ from medrobust.errors import DataError, TaskError
 EVERY = "every"  # the split of images that belong to all splits
 
 
-class Found(NamedTuple):
+class ListedImage(NamedTuple):
     """One image that a source names; `label` is a class of the task where it has one, or what the source says."""
 
     id: str
@@ -40,7 +40,7 @@ class Remark(NamedTuple):
 class Inventory:
     """What a source names, and what a run would refuse in it."""
 
-    images: Sequence[Found]
+    images: Sequence[ListedImage]
     task: Task | None
     faults: tuple[Remark, ...] = ()
     notes: tuple[Remark, ...] = ()
@@ -66,7 +66,7 @@ def take_inventory(source: str, task: Task | None) -> Inventory:
 
 def _folder(folder: Path, task: Task | None) -> Inventory:
     roots = {name: folder / name for name in SPLITS if (folder / name).is_dir()} or {EVERY: folder}
-    images: list[Found] = []
+    images: list[ListedImage] = []
     faults: list[Remark] = []
     notes: list[Remark] = []
     for split, root in roots.items():
@@ -77,7 +77,9 @@ def _folder(folder: Path, task: Task | None) -> Inventory:
             label, known = _class_of(home.name, task)
             files = sorted(path for path in home.iterdir() if not path.name.startswith("."))
             kept = [path for path in files if path.suffix.lower() in SUFFIXES and not path.is_dir()]
-            images += [Found(path.relative_to(folder).as_posix(), split, label, partial(decode, path)) for path in kept]
+            images += [
+                ListedImage(path.relative_to(folder).as_posix(), split, label, partial(decode, path)) for path in kept
+            ]
             where = f"folder {home.relative_to(folder)}"
             if not known and task is not None:
                 faults.append(Remark(split, f"{where} is of no class of task {task.name}: {task.describe()}"))
@@ -93,10 +95,10 @@ def _folder(folder: Path, task: Task | None) -> Inventory:
 
 
 def _manifest(manifest: Path, task: Task | None) -> Inventory:
-    images: list[Found] = []
+    images: list[ListedImage] = []
     faults: list[Remark] = []
     lines: dict[tuple[str, str], int] = {}
-    rows = read_rows(manifest, task)
+    rows = read_manifest(manifest, task)
     if not rows:
         raise DataError(f"manifest {manifest} has no row")
     for row in rows:
@@ -107,7 +109,7 @@ def _manifest(manifest: Path, task: Task | None) -> Inventory:
         first = lines.setdefault((split, row.id), row.line)
         if first != row.line:
             faults.append(Remark(split, f"line {row.line}: the id {row.id!r} stands in line {first} already"))
-        images.append(Found(row.id, split, label, partial(decode, manifest.parent / row.path)))
+        images.append(ListedImage(row.id, split, label, partial(decode, manifest.parent / row.path)))
     named = sorted({row.split for row in rows} - {""})
     free = sum(not row.split for row in rows)
     if named and free:
@@ -116,7 +118,7 @@ def _manifest(manifest: Path, task: Task | None) -> Inventory:
 
 
 def _archive(path: Path, task: Task | None) -> Inventory:
-    images: list[Found] = []
+    images: list[ListedImage] = []
     faults: list[Remark] = []
     try:
         task = task or task_of(path)
@@ -127,7 +129,7 @@ def _archive(path: Path, task: Task | None) -> Inventory:
         for row, target in enumerate(targets):
             known = task is not None and (bool(task.absent) or 0 <= target < len(task.classes))
             label = task.says(target) if task is not None and known else str(target)
-            images.append(Found(f"{split}/{row}", split, label, partial(decoded_array, pixels[row])))
+            images.append(ListedImage(f"{split}/{row}", split, label, partial(decoded_array, pixels[row])))
         if task is None or task.absent:
             continue
         if wrong := {target for target in targets if not 0 <= target < len(task.classes)}:
@@ -146,7 +148,7 @@ def _phantom(source: str, task: Task | None) -> Inventory:
         return decoded_array(draw(target, seed=0, item=item))
 
     images = [
-        Found(f"{split}/{row}", split, task.classes[row % size], partial(drawn, row % size, f"{split}/{row}"))
+        ListedImage(f"{split}/{row}", split, task.classes[row % size], partial(drawn, row % size, f"{split}/{row}"))
         for split in COUNTS
         for row in range(count_of(source, split))
     ]

@@ -28,7 +28,7 @@ def list_manifest(manifest: Path, task: Task, split: str) -> list[LabelledFile]:
     each has a column of 1 and 0, or `label` holds their names. Raises `TaskError` for a label that the task does not
     know or a class without an image, and `DataError`, with the line, for anything else.
     """
-    rows = read_rows(manifest, task)
+    rows = read_manifest(manifest, task)
     chosen = [row for row in rows if row.split in ("", split)]
     if not chosen:
         found = ", ".join(sorted({row.split for row in rows}))
@@ -42,7 +42,7 @@ def list_manifest(manifest: Path, task: Task, split: str) -> list[LabelledFile]:
     return listing
 
 
-def read_rows(manifest: Path, task: Task | None = None) -> list[Row]:
+def read_manifest(manifest: Path, task: Task | None = None) -> list[Row]:
     """All rows, with no look at the files that they name. Raises `DataError` for what is no manifest."""
     needed = ("path",) if several(task) else ("path", "label")
     with reading(f"manifest {manifest}"):

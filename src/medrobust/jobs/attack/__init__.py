@@ -10,8 +10,8 @@ from medrobust.attacks.losses import wrong
 from medrobust.attacks.search import answer
 from medrobust.jobs.attack.notes import GatheredNotes
 from medrobust.jobs.attack.settings import attack_of, attacks_of, check_attack, passes, sigma_of
-from medrobust.jobs.attack.work import Attacking, black_box, read, units_of, work_on
-from medrobust.jobs.bench import environment_of, prepare
+from medrobust.jobs.attack.work import Attacking, attack_units, attack_work, black_box, read_batch
+from medrobust.jobs.bench import environment_of, prepare_bench
 from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.fitting import fit_all
 from medrobust.jobs.folder import RunFolder
@@ -32,19 +32,19 @@ def open_attack(opening: Opening[Experiment]) -> Attacking:
     """
     experiment, tell = opening.settings, opening.tell
     settings = attack_of(experiment)
-    bench = prepare(experiment, given=opening.given)
+    bench = prepare_bench(experiment, given=opening.given)
     attacks = attacks_of(settings, len(bench.task.classes))
     path = opening.folder.path / "attacked.jsonl"
     rows = read_attacked(path) if path.exists() else []
     opened = Attacking(bench, (), settings, attacks, sigma_of(experiment), rows=rows, tell=tell)
     if opening.learn:
-        for line in announcement(opened):
+        for line in attack_announcement(opened):
             tell.say(line)
     opened = opened._replace(fitted=fit_all(bench, opening.folder.path, tell, learn=opening.learn))
     return opened._replace(seconds=look(opened)) if opening.learn else opened
 
 
-def announcement(opened: Attacking) -> list[str]:
+def attack_announcement(opened: Attacking) -> list[str]:
     """Announces the attack, and what it costs in passes of the encoder."""
     bench, settings = opened.bench, opened.settings
     classes = len(bench.task.classes)
@@ -70,7 +70,7 @@ def look(opened: Attacking) -> float:
     right = dict.fromkeys((f.name for f in opened.fitted), 0)
 
     def ask(part: slice) -> None:
-        _, images, labels = read(bench, range(part.start, part.stop))
+        _, images, labels = read_batch(bench, range(part.start, part.stop))
         for f in opened.fitted:
             unsteady = masking.randomness(f.classifier, images[:4]) if part.start == 0 else None
             if unsteady:
@@ -90,9 +90,9 @@ def look(opened: Attacking) -> float:
     return each * passes(opened.attacks, len(bench.task.classes))
 
 
-def cost(opened: Attacking, left: float) -> Sequence[str]:
+def attack_cost(opened: Attacking, left: float) -> Sequence[str]:
     """The rows still to come, and how long they take at most."""
-    total = sum(len(unit.keys) for unit in units_of(opened))
+    total = sum(len(unit.keys) for unit in attack_units(opened))
     todo = round(left * total)
     return [
         f"{todo} of {total} to do; at most about {duration(opened.seconds * todo)} here, less where images break early"
@@ -139,9 +139,9 @@ ATTACK: Kind[Experiment, Attacking, AttackedRow, RunSummary] = Kind(
     told=_told,
     check=check_attack,
     open=open_attack,
-    units=units_of,
-    cost=cost,
-    work=work_on,
+    units=attack_units,
+    cost=attack_cost,
+    work=attack_work,
     keep=keep_notes,
     environment=_environment,
     publish=publish_attacked,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from medrobust.attacks import ATTACKS, Attack, AttackError, AttackSet, make_attack
 from medrobust.attacks.suite import suite_cost
-from medrobust.defences import make as make_defence
+from medrobust.defences import make_defence as make_defence
 from medrobust.jobs.bench import check_settings
 from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.parts import AttackSettings

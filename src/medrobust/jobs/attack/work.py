@@ -38,7 +38,7 @@ class Attacking(NamedTuple):
     tell: Tell = SILENT
 
 
-class Batch(NamedTuple):
+class AttackBatch(NamedTuple):
     """Some images of the data, read."""
 
     ids: Sequence[str]
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     labels: Labels
 
 
-def units_of(opened: Attacking) -> list[Unit]:
+def attack_units(opened: Attacking) -> list[Unit]:
     """A unit a block of images and defence: the defences in turn within a block, so that a crash loses minutes."""
     ids, units, start = opened.bench.data.ids, list[Unit](), 0
     kept = blocks_in(opened.rows, opened.settings.batch)
@@ -76,32 +76,32 @@ def blocks_in(rows: Sequence[AttackedRow], size: int) -> list[int]:
     return found
 
 
-def work_on(opened: Attacking) -> Work[AttackedRow]:
+def attack_work(opened: Attacking) -> Work[AttackedRow]:
     """Attacks the images of a unit under its defence; batch mates decide how sums are rounded, so a unit is whole."""
 
     @lru_cache(maxsize=1)
-    def block(start: int, stop: int) -> Batch:
-        return read(opened.bench, range(start, stop))
+    def block(start: int, stop: int) -> AttackBatch:
+        return read_batch(opened.bench, range(start, stop))
 
     def work(unit: Unit) -> Done[AttackedRow]:
         start, stop, place = (int(value) for value in unit.what)
         fitted, notes = opened.fitted[place], GatheredNotes.empty()
         if start == 0:
-            notes.flag(fitted.name, *probe(opened, fitted))
+            notes.flag(fitted.name, *masking_signs(opened, fitted))
         rows = {row.key: row for row in attack_batch(opened, fitted, block(start, stop), notes)}
         return Done([rows[key] for key in unit.keys if isinstance(key, AttackedKey)], vars(notes))
 
     return work
 
 
-def attack_batch(opened: Attacking, fitted: Fitted, batch: Batch, notes: GatheredNotes) -> list[AttackedRow]:
+def attack_batch(opened: Attacking, fitted: Fitted, batch: AttackBatch, notes: GatheredNotes) -> list[AttackedRow]:
     """One batch under one defence; where prompts are tuned on the input, image by image."""
     parts = _parts(opened, fitted, batch)
     return [row for classifier, part in parts for row in attack_part(opened, fitted.name, classifier, part, notes)]
 
 
 def attack_part(
-    opened: Attacking, defence: str, classifier: Classifier, batch: Batch, notes: GatheredNotes
+    opened: Attacking, defence: str, classifier: Classifier, batch: AttackBatch, notes: GatheredNotes
 ) -> Iterator[AttackedRow]:
     """Ball after ball, the smallest first, each at the images that those inside it have left.
 
@@ -118,7 +118,7 @@ def attack_part(
 
 
 def attack_in_ball(
-    opened: Attacking, defence: str, classifier: Classifier, batch: Batch, ball: Ball, notes: GatheredNotes
+    opened: Attacking, defence: str, classifier: Classifier, batch: AttackBatch, ball: Ball, notes: GatheredNotes
 ) -> list[AttackedRow]:
     """All attacks at these images, in one ball."""
     report = run_suite(
@@ -134,7 +134,9 @@ def attack_in_ball(
     return rows
 
 
-def rows_of(opened: Attacking, defence: str, classifier: Classifier, batch: Batch, report: Report) -> list[AttackedRow]:
+def rows_of(
+    opened: Attacking, defence: str, classifier: Classifier, batch: AttackBatch, report: Report
+) -> list[AttackedRow]:
     """What was found, image by image; the answers agree with the report, which has seen them."""
     settings = opened.settings
     clean, attacked = (_logits(classifier, images, settings.batch) for images in (batch.images, report.images))
@@ -151,10 +153,10 @@ def rows_of(opened: Attacking, defence: str, classifier: Classifier, batch: Batc
     return rows
 
 
-def probe(opened: Attacking, fitted: Fitted) -> list[str]:
+def masking_signs(opened: Attacking, fitted: Fitted) -> list[str]:
     """Signs of masked gradients, at a few images spread over the data, in the smallest ball."""
     bench, settings = opened.bench, opened.settings
-    few = read(bench, range(0, len(bench.data), -(-len(bench.data) // masking.PROBED)))
+    few = read_batch(bench, range(0, len(bench.data), -(-len(bench.data) // masking.PROBED)))
     found = run_suite(
         fitted.classifier, few.images, few.labels, ball=settings.balls[0], attacks={}, batch=settings.batch,
         generator=[stream(bench.experiment.seed, "attack", item) for item in few.ids],
@@ -162,21 +164,21 @@ def probe(opened: Attacking, fitted: Fitted) -> list[str]:
     return list(found.flags)
 
 
-def read(bench: Bench, numbers: Sequence[int]) -> Batch:
+def read_batch(bench: Bench, numbers: Sequence[int]) -> AttackBatch:
     """Those images, on the model's device."""
     device = bench.model.device
     labels = torch.tensor([bench.data.targets[number] for number in numbers], device=device)
-    return Batch([bench.data.ids[number] for number in numbers], bench.data.images(numbers).to(device), labels)
+    return AttackBatch([bench.data.ids[number] for number in numbers], bench.data.images(numbers).to(device), labels)
 
 
-def _without(batch: Batch, left_out: Container[str]) -> Batch:
+def _without(batch: AttackBatch, left_out: Container[str]) -> AttackBatch:
     kept = [number for number, item in enumerate(batch.ids) if item not in left_out]
     if len(kept) == len(batch.ids):
         return batch
-    return Batch([batch.ids[number] for number in kept], batch.images[kept], batch.labels[kept])
+    return AttackBatch([batch.ids[number] for number in kept], batch.images[kept], batch.labels[kept])
 
 
-def _parts(opened: Attacking, fitted: Fitted, batch: Batch) -> Iterator[tuple[Classifier, Batch]]:
+def _parts(opened: Attacking, fitted: Fitted, batch: AttackBatch) -> Iterator[tuple[Classifier, AttackBatch]]:
     """The batch under the defence's classifier, or each image under its own, tuned on it."""
     sigma, seed = opened.sigma, opened.bench.experiment.seed
     if fitted.defence.tune is None or sigma is None:
@@ -185,7 +187,7 @@ def _parts(opened: Attacking, fitted: Fitted, batch: Batch) -> Iterator[tuple[Cl
     for number, item in enumerate(batch.ids):
         image = batch.images[number]
         frozen = tuned_on(fitted.defence, fitted.classifier, image, sigma=sigma, seed=seed, item=item)
-        yield frozen, Batch([item], image[None], batch.labels[number : number + 1])
+        yield frozen, AttackBatch([item], image[None], batch.labels[number : number + 1])
 
 
 def _logits(classifier: Classifier, images: Images, batch: int) -> Logits:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from medrobust.errors import ConfigError, RunError
 from medrobust.files import replace_text
 from medrobust.jobs.audit import sample
-from medrobust.jobs.audit.checks import Audited, attack, border, record, redraw
+from medrobust.jobs.audit.checks import Audited, audit_attack, audit_border, audit_record, audit_redraw
 from medrobust.jobs.certify import CERTIFY, Certifying
 from medrobust.jobs.executors import here
 from medrobust.jobs.experiment import Experiment, load_experiment
@@ -50,7 +50,7 @@ def audit(
     return carry_out(AUDIT, experiment, folder, execute=execute, tell=tell, given=given)
 
 
-def settings_of(experiment: Experiment) -> AuditSettings:
+def audit_of(experiment: Experiment) -> AuditSettings:
     """How an experiment is audited. Raises ConfigError where it is not."""
     if experiment.audit is None:
         raise ConfigError("the experiment has no part `audit`")
@@ -59,10 +59,10 @@ def settings_of(experiment: Experiment) -> AuditSettings:
 
 def open_audit(opening: Opening[Experiment]) -> Audited:
     """The certificates to check, and what they were made with. Raises RunError where there are none."""
-    folder, settings, tell = opening.folder, settings_of(opening.settings), opening.tell
+    folder, settings, tell = opening.folder, audit_of(opening.settings), opening.tell
     rows = read_rows(folder.path / "certified.jsonl")
     if opening.learn:
-        tell.say(forecast(rows, settings).told)
+        tell.say(audit_forecast(rows, settings).told)
     audited = Audited(rows, settings)
     if not settings.records_only:
         pairs = list(islice(sample.opposed(rows, settings.seed), _CANDIDATES * settings.border))
@@ -73,7 +73,7 @@ def open_audit(opening: Opening[Experiment]) -> Audited:
             run=reopen(CERTIFY, folder, tell, opening.given),
         )
     if opening.learn:
-        _forget_others(folder, units_of(audited))
+        _forget_others(folder, audit_units(audited))
     return audited
 
 
@@ -87,7 +87,7 @@ def _forget_others(folder: RunFolder, units: Sequence[Unit]) -> None:
         (folder.path / _PICTURES).unlink(missing_ok=True)
 
 
-def units_of(audited: Audited) -> list[Unit]:
+def audit_units(audited: Audited) -> list[Unit]:
     """All records at once; then a unit a certificate attacked, an image drawn again, and a border image."""
     units = [Unit(tuple(AuditKey("record", row.id, row.sigma, row.name) for row in audited.rows), ("record", 0))]
     for place, row in enumerate(audited.attacked):
@@ -101,20 +101,20 @@ def units_of(audited: Audited) -> list[Unit]:
     return units
 
 
-def work_on(audited: Audited) -> Work[AuditRow]:
+def audit_work(audited: Audited) -> Work[AuditRow]:
     """Carries out the check of a unit."""
 
     def work(unit: Unit) -> Done[AuditRow]:
         check, place = str(unit.what[0]), int(unit.what[1])
         match check:
             case "record":
-                return Done([record(row) for row in audited.rows])
+                return Done([audit_record(row) for row in audited.rows])
             case "attack":
-                row, shown = attack(audited, audited.attacked[place])
+                row, shown = audit_attack(audited, audited.attacked[place])
                 return Done([row], {"pictures": [[list(row.key), dict(shown)]]} if shown else {})
             case "redraw":
-                return Done(list(redraw(audited, audited.redrawn[place])))
-        return Done(list(border(audited, audited.opposed[place])))
+                return Done(list(audit_redraw(audited, audited.redrawn[place])))
+        return Done(list(audit_border(audited, audited.opposed[place])))
 
     return work
 
@@ -126,7 +126,7 @@ class Forecast(NamedTuple):
     told: str
 
 
-def forecast(rows: Sequence[CertifiedRow], settings: AuditSettings) -> Forecast:
+def audit_forecast(rows: Sequence[CertifiedRow], settings: AuditSettings) -> Forecast:
     """From the records alone; an encoder each."""
     said = f"recompute {len(rows)} radii"
     if settings.records_only or not rows:
@@ -146,11 +146,11 @@ def forecast(rows: Sequence[CertifiedRow], settings: AuditSettings) -> Forecast:
     return Forecast(int(passes), told)
 
 
-def cost(audited: Audited, left: float) -> Sequence[str]:
+def audit_cost(audited: Audited, left: float) -> Sequence[str]:
     """The time that the checks still to come take, where there is a model to measure it with."""
     if audited.run is None:
         return []
-    passes = forecast(audited.rows, audited.settings).passes * left
+    passes = audit_forecast(audited.rows, audited.settings).passes * left
     return [f"about {duration(passes * _seconds(audited.run))} here"]
 
 
@@ -197,7 +197,7 @@ def _of_these_certificates(folder: RunFolder, experiment: Experiment) -> Experim
     """With the hash of the certificates, so that an audit of others begins anew."""
     path = folder.path / "certified.jsonl"
     digest = sha256(path.read_bytes()).hexdigest() if path.exists() else ""
-    settings = settings_of(experiment).model_copy(update={"certificates": digest})
+    settings = audit_of(experiment).model_copy(update={"certificates": digest})
     return experiment.model_copy(update={"audit": settings})
 
 
@@ -206,7 +206,7 @@ def _environment(audited: Audited) -> Mapping[str, Any]:
 
 
 def _told(experiment: Experiment) -> str:
-    settings = settings_of(experiment)
+    settings = audit_of(experiment)
     if settings.records_only:
         return "audited by recomputing every radius"
     return (
@@ -222,9 +222,9 @@ AUDIT: Kind[Experiment, Audited, AuditRow, AuditSummary] = Kind(
     form=AUDITED,
     told=_told,
     open=open_audit,
-    units=units_of,
-    cost=cost,
-    work=work_on,
+    units=audit_units,
+    cost=audit_cost,
+    work=audit_work,
     keep=keep_pictures,
     after=tell_so_far,
     settle=_of_these_certificates,

@@ -39,7 +39,7 @@ class Audited(NamedTuple):
         return self.run
 
 
-def record(row: CertifiedRow) -> AuditRow:
+def audit_record(row: CertifiedRow) -> AuditRow:
     """The radius, from its record alone."""
     return AuditRow(
         check="record", id=row.id, sigma=row.sigma, defence=row.name, scope=row.scope, found=None,
@@ -47,7 +47,7 @@ def record(row: CertifiedRow) -> AuditRow:
     )  # fmt: skip
 
 
-def attack(audited: Audited, row: CertifiedRow) -> tuple[AuditRow, Pictures]:
+def audit_attack(audited: Audited, row: CertifiedRow) -> tuple[AuditRow, Pictures]:
     """SmoothAdv inside a certified radius, and pictures where it broke something.
 
     Where prompts are tuned on the input, the answer tuned again at the attacked image is told as well.
@@ -90,7 +90,7 @@ def _attempt(audited: Audited, row: CertifiedRow, image: Image, fitted: Fitted) 
     )
 
 
-def redraw(audited: Audited, there: dict[str, CertifiedRow]) -> Iterator[AuditRow]:
+def audit_redraw(audited: Audited, there: dict[str, CertifiedRow]) -> Iterator[AuditRow]:
     """Certificates made again: with their own seed the same, with others seldom contradicted by a large count."""
     opened, settings = audited.opened, audited.settings
     one = next(iter(there.values()))
@@ -116,7 +116,7 @@ def redraw(audited: Audited, there: dict[str, CertifiedRow]) -> Iterator[AuditRo
         )  # fmt: skip
 
 
-def border(audited: Audited, pairs: Sequence[tuple[CertifiedRow, CertifiedRow]]) -> Iterator[AuditRow]:
+def audit_border(audited: Audited, pairs: Sequence[tuple[CertifiedRow, CertifiedRow]]) -> Iterator[AuditRow]:
     """The stated error probability at an image between two classes: on the first line that has one; none after it."""
     found = False
     for one, two in pairs:

@@ -23,7 +23,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from medrobust.errors import DataError
-from medrobust.pairs.caption_attack.clauses import NEARBY, Found, find_turning
+from medrobust.pairs.caption_attack.clauses import NEARBY, FoundTerm, find_turning
 from medrobust.pairs.caption_attack.lexicon import DETERMINERS, Lexicon, load_lexicon
 from medrobust.pairs.caption_attack.wording import article_for, head_noun, in_case_of
 
@@ -131,7 +131,7 @@ def _rewritten(caption: str, rewrite: Callable[[str], str]) -> AttackedCaption:
     return AttackedCaption(answer, (Change(0, caption, answer),))
 
 
-def _places(turning: Sequence[Found], text: str, lexicon: Lexicon, seed: int) -> dict[tuple[str, int], int]:
+def _places(turning: Sequence[FoundTerm], text: str, lexicon: Lexicon, seed: int) -> dict[tuple[str, int], int]:
     """Which member of its group each body part becomes."""
     named: dict[str, list[int]] = {}
     for found in turning:
@@ -147,7 +147,7 @@ def _places(turning: Sequence[Found], text: str, lexicon: Lexicon, seed: int) ->
     return places
 
 
-def _change(found: Found, text: str, lexicon: Lexicon, places: Mapping[tuple[str, int], int]) -> Change | None:
+def _change(found: FoundTerm, text: str, lexicon: Lexicon, places: Mapping[tuple[str, int], int]) -> Change | None:
     term, now = found.term, found.term.now
     if term.role == "body part":
         if (term.group, term.place) not in places:

@@ -18,7 +18,7 @@ _JOINT = re.compile(r"\s*(?:,|/|,?\s*\b(?:and|or|and/or|vs\.?|versus)\b)\s*(?:th
 _DENIALS = ("denial", "denial of clause")
 
 
-class Found(NamedTuple):
+class FoundTerm(NamedTuple):
     """A term, where it stands in the caption, and in which clause."""
 
     start: int
@@ -28,7 +28,7 @@ class Found(NamedTuple):
     term: Term
 
 
-def find_turning(text: str, lexicon: Lexicon) -> list[Found]:
+def find_turning(text: str, lexicon: Lexicon) -> list[FoundTerm]:
     """The terms that the attack replaces, in their order: rules 1, 4 and 6 of caption.py."""
     ends = [end.start() for end in _CLAUSE_END.finditer(text)]
     found = []
@@ -36,7 +36,7 @@ def find_turning(text: str, lexicon: Lexicon) -> list[Found]:
         clause = bisect_left(ends, match.start())
         term = _meaning(text, match, text[ends[clause - 1] if clause else 0 : match.start()], lexicon)
         if term is not None and term.role != "kept":
-            found.append(Found(match.start(), match.end(), clause, match[0], term))
+            found.append(FoundTerm(match.start(), match.end(), clause, match[0], term))
     joined = {one for pair in pairwise(found) if _opposed(text, *pair) for one in pair}
     turning = []
     for _, clause_terms in groupby((one for one in found if one not in joined), key=lambda one: one.clause):
@@ -44,7 +44,7 @@ def find_turning(text: str, lexicon: Lexicon) -> list[Found]:
     return turning
 
 
-def _opposed(text: str, first: Found, second: Found) -> bool:
+def _opposed(text: str, first: FoundTerm, second: FoundTerm) -> bool:
     back, forth = (first.term.now, second.was), (second.term.now, first.was)
     opposite = any(now.casefold() == was.casefold() for now, was in (back, forth))
     return opposite and _JOINT.fullmatch(text, first.stop, second.start) is not None
@@ -74,12 +74,12 @@ def _fits(sense: Sense, text: str, match: re.Match[str], earlier: str) -> bool:
     )
 
 
-def _one_truth(clause: Sequence[Found]) -> list[Found]:
+def _one_truth(clause: Sequence[FoundTerm]) -> list[FoundTerm]:
     denials = [one for one in clause if one.term.role in _DENIALS]
     denied = min((one.start for one in denials), default=None)
     whole = any(one.term.role == "denial of clause" for one in denials)
 
-    def strength(one: Found) -> int | None:
+    def strength(one: FoundTerm) -> int | None:
         free = denied is None or (one.start < denied and not whole)
         return STRENGTH.get(one.term.role) if free else None
 

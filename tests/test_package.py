@@ -1,4 +1,4 @@
-"""What holds for the package as a whole: its floors, its public names, what importing it costs."""
+"""The package as a whole: its layers, its public names, the cost of importing it."""
 
 import os
 import re
@@ -21,14 +21,14 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Path:
+def copied(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
 
-def test_the_floors_hold(house: Path) -> None:
-    done = lint(house)
+def test_the_layers_hold(copied: Path) -> None:
+    done = lint(copied)
     assert done.returncode == 0, done.stdout
 
 
@@ -37,15 +37,15 @@ def test_the_floors_hold(house: Path) -> None:
     [("smoothing/bounds.py", "medrobust.models"), ("seeds.py", "medrobust.data.task"),
      ("defences/vote.py", "medrobust.pairs.batches"), ("results/rows/certified.py", "medrobust.jobs.certify")],
 )  # fmt: skip
-def test_a_planted_violation_of_the_floors_is_found(house: Path, lower: str, higher: str) -> None:
-    with (house / "src" / "medrobust" / lower).open("a") as file:
+def test_a_planted_import_of_a_higher_layer_is_found(copied: Path, lower: str, higher: str) -> None:
+    with (copied / "src" / "medrobust" / lower).open("a") as file:
         file.write(f"\nimport {higher}\n")
-    done = lint(house)
+    done = lint(copied)
     assert done.returncode != 0
     assert f"-> {higher}" in done.stdout
 
 
-def test_make_check_keeps_the_floors() -> None:
+def test_make_check_runs_the_layer_contract() -> None:
     text = (ROOT / "Makefile").read_text()
     (recipe,) = re.findall(r"^check:.*\n((?:\t.*\n)+)", text, flags=re.M)
     assert "lint-imports" in recipe
@@ -60,7 +60,7 @@ def test_public_names() -> None:
     for name in declared:
         assert name in names
         assert getattr(medrobust, name) is not None
-    assert sorted(declared) == sorted(medrobust._HOMES)
+    assert sorted(declared) == sorted(medrobust._MODULES)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = medrobust.nothing
 
