@@ -56,7 +56,7 @@ def with_options(*options: Options) -> Callable[[Callable[..., None]], Callable[
         for group in options:
             for name, info in group.fields.items():
                 kind, default = _parameter(name, info, group)
-                key = f"{name}_{len(made)}"
+                key = next(one for one in _names(name, info, group) if one.startswith("--"))[2:].replace("-", "_")
                 places[key] = group.model, name
                 made.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
 
@@ -84,7 +84,7 @@ def with_options(*options: Options) -> Callable[[Callable[..., None]], Callable[
 def _parameter(name: str, info: FieldInfo, group: Options) -> tuple[Any, Any]:
     """Type and default of the option of a field."""
     said, kind = about(info), _takes(info)
-    names = list(group.names.get(name) or said["names"] or [f"--{name.replace('_', '-')}"])
+    names = _names(name, info, group)
     default = group.defaults.get(name, info.get_default(call_default_factory=True))
     if kind == bool | None or (kind is bool and default):
         names = [f"{one}/--no-{one.removeprefix('--')}" for one in names]
@@ -101,6 +101,10 @@ def _parameter(name: str, info: FieldInfo, group: Options) -> tuple[Any, Any]:
         **_limits(info),
     )
     return Annotated[kind, shown], default
+
+
+def _names(name: str, info: FieldInfo, group: Options) -> list[str]:
+    return list(group.names.get(name) or about(info)["names"] or [f"--{name.replace('_', '-')}"])
 
 
 def _limits(info: FieldInfo) -> dict[str, Any]:
