@@ -173,7 +173,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     for name, damaged in {"cut": content[:-100], "empty": b"", "text": b"hello", "flipped": bytes(flipped)}.items():
         path = tmp_path / f"{name}.npz"
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=rf"{name}\.npz (is no .npz file|cannot be read).*fetch it again"):
+        with pytest.raises(DataError, match=rf"{name}\.npz (is not an .npz file|cannot be read).*fetch it again"):
             open_dataset(path, TASK, preprocess=SMALL)
     with pytest.raises(DataError, match="none.npz does not exist".replace(".", r"\.")):
         open_dataset(tmp_path / "none.npz", TASK, preprocess=SMALL)

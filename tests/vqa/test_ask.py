@@ -212,7 +212,7 @@ def test_a_state_of_another_model_or_cut_off_is_refused(
         (tmp_path / "run" / "vqa.yaml").unlink(missing_ok=True)
         done = ask(other, tmp_path / "run", "--set", "epochs=15")
         assert done.exit_code == 2, done.output
-        told = {"cut off": "is no complete safetensors file", "other model": "was learned for model"}[change]
+        told = {"cut off": "is not a complete safetensors file", "other model": "was learned for model"}[change]
         assert told in done.stderr
 
 

@@ -31,7 +31,7 @@ _OWN_FILES = re.compile(r"\d+_\d+\.png|tiles\.(json|csv)|\..*\.tmp")
 
 @dataclass(frozen=True)
 class Cut:
-    """How a slide is cut. Raises `ConfigError` for numbers that cannot be meant."""
+    """Settings of the cut: tile size, magnification, share of tissue. Raises `ConfigError` for impossible numbers."""
 
     magnification: float  # as of an objective: 10 is about one micron a pixel
     size: int  # pixels of a tile's side
@@ -48,7 +48,7 @@ class Cut:
 
 
 class Grid(NamedTuple):
-    """Where the tiles of a slide lie, in pixels of its level 0."""
+    """Positions of a slide's tiles, in pixels of its level 0."""
 
     side: int
     places: list[tuple[int, int]]  # x and y of the upper left corners, row by row
@@ -65,8 +65,8 @@ def cut_tiles(
     """Write the tiles that hold tissue as `out`/x_y.png, then their list, `out`/tiles.csv; returns the counts.
 
     x and y are the upper left corner in pixels of level 0. A tile that would reach over the edge is left out. Tiles
-    that are there already are not cut again; the list is written last. Raises `DataError` for what is no slide or has
-    no such magnification, and `RunError` where the folder holds anything else or cannot be written.
+    that are there already are not cut again; the list is written last. Raises `DataError` for a file that is not a
+    slide or has no such magnification, and `RunError` where the folder holds anything else or cannot be written.
     """
     with closing(_open(path)) as slide:
         scanned = _scanned_at(slide, path)
@@ -108,12 +108,12 @@ def _open(path: Path) -> Any:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideError as error:
         raise DataError(
-            f"{path} is no slide that openslide can read; expected svs, ndpi, mrxs, scn, bif or tiled TIFF"
+            f"{path} is not a slide that openslide can read; expected svs, ndpi, mrxs, scn, bif or tiled TIFF"
         ) from error
 
 
 def _scanned_at(slide: Any, path: Path) -> float:
-    """The magnification of level 0: what the slide says, or what follows from its microns a pixel."""
+    """The magnification of level 0, as the slide says it, or as it follows from its microns a pixel."""
     power = _number(slide, "openslide.objective-power")
     microns = _number(slide, "openslide.mpp-x")
     if power is None and microns is None:

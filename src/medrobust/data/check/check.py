@@ -1,4 +1,4 @@
-"""What is wrong with labelled images, found before anyone spends an hour on them."""
+"""Problems of labelled images, found before a run spends an hour on them."""
 
 import hashlib
 from collections import Counter
@@ -21,7 +21,7 @@ _THREADS = 4  # each holds one decoded image
 
 
 class Look(NamedTuple):
-    """What one image turned out to be."""
+    """The outcome of decoding one image."""
 
     image: ListedImage
     size: tuple[int, int] = (0, 0)  # width, height
@@ -33,7 +33,7 @@ class Look(NamedTuple):
 
     @property
     def named(self) -> dict[str, str]:
-        """Which image this is."""
+        """Id, split and class of the image, as the report keeps them."""
         return {"id": self.image.id, "split": self.image.split, "class": self.image.label}
 
 
@@ -46,7 +46,7 @@ def check(
     say: Callable[[str], None] = lambda _text: None,
     progress: Callable[[str, int, int], None] = lambda _title, _done, _total: None,
 ) -> dict[str, Any]:
-    """Look at every image of a source, of all splits or of one, and tell what a run on it would meet.
+    """Decode every image of a source, of all splits or of one, and report what a run on it would meet.
 
     Returns plain values (`schema_version` 1); `problems` are sentences, one for each thing that would make results
     wrong: broken files, one picture under two labels or in two splits, a class without an image, labels that the task
@@ -116,9 +116,9 @@ def _look(image: ListedImage, preprocess: Preprocess) -> Look:
 def _splits(
     images: Sequence[ListedImage], whole: Sequence[Look], classes: Sequence[str], *, findings: bool
 ) -> dict[str, Any]:
-    """For each split: how many readable images a class has, and what a constant answer would score.
+    """For each split: the number of readable images of a class, and the score of a constant answer.
 
-    Of findings, how many images have each; an image may count several times, or not at all.
+    For findings, the number of images with each; an image may count several times, or not at all.
     """
     table = {}
     for split in dict.fromkeys(image.split for image in images):
