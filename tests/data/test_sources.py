@@ -410,7 +410,7 @@ def test_a_wrong_manifest_is_refused_with_the_line(
         ("a.csv", b"path,label\n\xff.png,B\n", "not UTF-8"),
         ("a.jsonl", b"", "no row of split 'test'"),
         ("a.jsonl", b'\n{"path": "a.png", "label"', "line 2: not JSON"),
-        ("a.jsonl", b'["a.png", "B"]\n', "line 1: .* is no object"),
+        ("a.jsonl", b'["a.png", "B"]\n', "line 1: .* is not an object"),
         ("a.jsonl", b'{"path": "a.png", "label": 1.0}\n', "line 1: label is 1.0, expected text"),
         ("a.jsonl", b'{"path": "a.png", "label": true}\n', "line 1: label is True, expected text"),
         ("a.jsonl", b'{"path": "a.png"}\n', "line 1: no label"),

@@ -176,7 +176,7 @@ def test_a_limit_asks_all_questions_of_the_first_images(words: list[object], tmp
     (["--recipe", "liner"], "no recipe 'liner' (did you mean 'linear'?); there are linear, mlp, nmtune, ran"),
     (["--set", "epoch=1"], "none of linear, ran has a setting 'epoch' (did you mean 'epochs'?)"),
     (["--eps", "8"], "did you mean 8/255?"),
-    (["--eps", "x/255"], "eps 'x/255' is no number; write it as 8/255 or 0.03"),
+    (["--eps", "x/255"], "eps 'x/255' is not a number; write it as 8/255 or 0.03"),
     (["--eps", "8/255"], "an eps is given twice in 8/255, 8/255, 60/255; give each once"),
     (["--language", "fr"], "no question is left, 38 are in another language than fr"),
 ])  # fmt: skip
