@@ -136,7 +136,7 @@ class Fab:
     def _step(
         self, points: Images, originals: Images, normal: Images, value: Float[Tensor, " batch"], norm: Norm
     ) -> Images:
-        """Both projections onto the linearised decision border, mixed: the longer the point's own, the more of the other."""
+        """Both projections onto the linearised border, mixed: the longer the point's own, the more of the original's."""
         beyond = value + (normal * (originals - points)).sum(dim=(1, 2, 3))
         own = to_plane(points, normal, value, norm)
         original = to_plane(originals, normal, beyond, norm)
@@ -173,8 +173,9 @@ def to_plane(points: Images, normal: Images, value: Float[Tensor, " batch"], nor
 
     min |d| with normal . d = -value and point + d in [0, 1]. Every pixel moves against the sign of its product with the
     value, by min(m u, slack), where u is 1 (linf) or its |weight| (l2). The sum of |weight| times movement is concave
-    in m, so Newton's method from 0 grows to the solution from below and ends after finitely many rounds; the same argument
-    as in the paper's section 3.1, without its sorting. Where the plane misses the box, every pixel goes to its bound.
+    in m, so Newton's method from 0 grows to the solution from below and ends after finitely many rounds; the same
+    argument as in the paper's section 3.1, without its sorting. Where the plane misses the box, every pixel goes to its
+    bound.
     """
     steepest = normal.abs().amax(dim=(1, 2, 3)).clamp(min=1e-38)
     weight, needed = normal.abs() / per_pixel(steepest), (value / steepest).abs()
@@ -192,7 +193,7 @@ def to_plane(points: Images, normal: Images, value: Float[Tensor, " batch"], nor
         multiple = torch.maximum(multiple, grown)
         if settled:
             break
-    return way * torch.minimum(per_pixel(multiple) ** unit, slack)
+    return way * torch.minimum(per_pixel(multiple) * unit, slack)
 
 
 def _start(search: _Search, rows: Rows, numbers: ImageDraws) -> Float[Tensor, "rows 3 h w"]:
