@@ -183,7 +183,7 @@ def test_numbers_that_cannot_be_meant_are_refused(values: tuple[Any, ...]) -> No
 
 def test_what_is_no_slide_is_refused(tmp_path: Path, slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.svs").write_bytes(b"no slide")
-    with pytest.raises(DataError, match=r"a\.svs is no slide that openslide can read"):
+    with pytest.raises(DataError, match=r"a\.svs is not a slide that openslide can read"):
         cut_tiles(tmp_path / "a.svs", Cut(10.0, 64), tmp_path / "t")
     with pytest.raises(DataError, match="there is no file"):
         cut_tiles(tmp_path / "none.svs", Cut(10.0, 64), tmp_path / "t")

@@ -173,7 +173,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     for name, damaged in {"cut": content[:-100], "empty": b"", "text": b"hello", "flipped": bytes(flipped)}.items():
         path = tmp_path / f"{name}.npz"
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=rf"{name}\.npz (is no .npz file|cannot be read).*fetch it again"):
+        with pytest.raises(DataError, match=rf"{name}\.npz (is not an .npz file|cannot be read).*fetch it again"):
             open_dataset(path, TASK, preprocess=SMALL)
     with pytest.raises(DataError, match="none.npz does not exist".replace(".", r"\.")):
         open_dataset(tmp_path / "none.npz", TASK, preprocess=SMALL)
@@ -410,7 +410,7 @@ def test_a_wrong_manifest_is_refused_with_the_line(
         ("a.csv", b"path,label\n\xff.png,B\n", "not UTF-8"),
         ("a.jsonl", b"", "no row of split 'test'"),
         ("a.jsonl", b'\n{"path": "a.png", "label"', "line 2: not JSON"),
-        ("a.jsonl", b'["a.png", "B"]\n', "line 1: .* is no object"),
+        ("a.jsonl", b'["a.png", "B"]\n', "line 1: .* is not an object"),
         ("a.jsonl", b'{"path": "a.png", "label": 1.0}\n', "line 1: label is 1.0, expected text"),
         ("a.jsonl", b'{"path": "a.png", "label": true}\n', "line 1: label is True, expected text"),
         ("a.jsonl", b'{"path": "a.png"}\n', "line 1: no label"),

@@ -164,7 +164,7 @@ def test_half_precision_learns_nearly_the_same(dataset: Dataset) -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [({"eps": 8}, r"eps is 8, must be below 1 in the norm linf.*did you mean 8/255"),
-     ({"eps": "8/0"}, r"eps '8/0' is no number"), ({"attack_step": 2}, "eps is 2, must be below 1"),
+     ({"eps": "8/0"}, r"eps '8/0' is not a number"), ({"attack_step": 2}, "eps is 2, must be below 1"),
      ({"norm": "l2", "eps": 20}, "did you mean 20/255")],
 )  # fmt: skip
 def test_lengths_that_were_meant_otherwise(values: dict, sentence: str) -> None:

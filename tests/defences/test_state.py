@@ -93,7 +93,7 @@ def test_no_file_is_said(path: Path) -> None:
 def test_a_truncated_file_is_refused(path: Path, header: Header, keep: int) -> None:
     save_state(path, STATE, header)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(StateError, match=r"is no complete safetensors file"):
+    with pytest.raises(StateError, match=r"is not a complete safetensors file"):
         load_state(path)
 
 

@@ -188,12 +188,12 @@ def changed(key: str, value: Any) -> Callable[[dict], dict]:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (changed("image_mean", None), r"is no CLIP preprocessing: KeyError 'image_mean'"),
+        (changed("image_mean", None), r"is not a CLIP preprocessing: KeyError 'image_mean'"),
         (changed("image_std", [0.2, 0.0, 0.2]), r"three numbers each, std positive"),
         (changed("image_mean", [0.5]), r"three numbers each"),
-        (changed("resample", 77), r"is no CLIP preprocessing: KeyError 77"),
-        (changed("size", "large"), r"is no CLIP preprocessing: ValueError"),
-        (lambda said: [said], r"is no CLIP preprocessing"),
+        (changed("resample", 77), r"is not a CLIP preprocessing: KeyError 77"),
+        (changed("size", "large"), r"is not a CLIP preprocessing: ValueError"),
+        (lambda said: [said], r"is not a CLIP preprocessing"),
     ],
 )
 def test_a_wrong_preprocessing_is_refused(tmp_path: Path, checkpoint: Path, change: Callable, sentence: str) -> None:
@@ -276,7 +276,7 @@ def other_tower(tower: Any) -> None:
         (patched, r"^tower.encoder has a hook"),
         (other_activation, r"activation_fn of the vision tower is a ReLU"),
         (two_activations, r"have 2 activations"),
-        (whole_numbers, r"fc1.weight of the vision tower is no plain floating-point tensor"),
+        (whole_numbers, r"fc1.weight of the vision tower is not a plain floating-point tensor"),
         (other_layer, r"^projection of the vision tower is a Sequential"),
         (parametrised, r"fc1 of the vision tower is a ParametrizedLinear"),
         (overlapping, r"patches of the vision tower overlap"),

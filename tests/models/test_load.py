@@ -107,14 +107,14 @@ def test_weights_that_are_not_the_models_are_refused(folder: Path, change: Calla
 def test_a_truncated_checkpoint_is_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r"is no complete safetensors file"):
+    with pytest.raises(ModelError, match=r"is not a complete safetensors file"):
         load(str(folder))
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("config.json", r"has no config.json; .* is no checkpoint in the format of transformers"),
+        ("config.json", r"has no config.json; .* is not a checkpoint in the format of transformers"),
         ("preprocessor_config.json", r"has no preprocessor_config.json, so its resize and normalisation are unknown"),
         ("tokenizer.json", r"has no tokenizer.json and no vocab.json with merges.txt"),
         ("model.safetensors", r"holds neither model.safetensors nor pytorch_model.bin"),
@@ -136,7 +136,7 @@ def test_another_family_is_refused(folder: Path, family: object) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", "7"])
 def test_a_configuration_that_is_no_object_is_refused(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
-    with pytest.raises(ModelError, match=r"config.json is no JSON object"):
+    with pytest.raises(ModelError, match=r"config.json is not a JSON object"):
         load(str(folder))
 
 
@@ -155,9 +155,9 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
 
 
 def test_what_is_neither_folder_nor_name_is_refused_with_the_names() -> None:
-    with pytest.raises(ModelError, match=r"'plib' is no folder and no known model; pass one of builtin, plip, "):
+    with pytest.raises(ModelError, match=r"'plib' is neither a folder nor a known model; pass one of builtin, plip, "):
         load("plib")
-    with pytest.raises(ModelError, match=r"'./no/where' is no folder"):
+    with pytest.raises(ModelError, match=r"'./no/where' is neither a folder"):
         load("./no/where")
 
 

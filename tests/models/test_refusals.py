@@ -126,7 +126,7 @@ def test_a_misshapen_weight_is_named(written: Write, name: str, key: str, shape:
 def test_a_safetensors_file_cut_short_is_refused(written: Write, name: str) -> None:
     folder = written(name)
     file_of(folder).write_bytes(file_of(folder).read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r"is no complete safetensors file"):
+    with pytest.raises(ModelError, match=r"is not a complete safetensors file"):
         load(spec_of(name, folder))
 
 
@@ -178,7 +178,7 @@ def test_what_is_usual_may_be_written_out(written: Write) -> None:
 def test_a_configuration_that_is_none_of_open_clips(written: Write, text: str) -> None:
     folder = written("quiltnet")
     (folder / "open_clip_config.json").write_text(text)
-    with pytest.raises(ModelError, match=r"is no JSON object|has no model_cfg with vision_cfg and text_cfg"):
+    with pytest.raises(ModelError, match=r"is not a JSON object|has no model_cfg with vision_cfg and text_cfg"):
         load(str(folder))
 
 
@@ -198,7 +198,11 @@ def test_weights_of_open_clip_without_their_configuration(written: Write) -> Non
         ("medclip", "vocab.txt", r"no tokenizer.json and no vocab.txt; copy them there from emilyalsentzer"),
         ("siglip", "tokenizer.json", r"no tokenizer.json; copy it there from the model's page \(spiece.model alone"),
         ("siglip", "preprocessor_config.json", r"has no preprocessor_config.json"),
-        ("siglip", "config.json", r"has no config.json; .* with no open_clip_config.json it is none of open_clip"),
+        (
+            "siglip",
+            "config.json",
+            r"has no config.json; .* and without open_clip_config.json not one of open_clip either",
+        ),
     ],
 )
 def test_files_to_add_are_named(written: Write, name: str, file: str, sentence: str) -> None:

@@ -43,7 +43,7 @@ def test_shards_are_read_together_in_the_order_of_their_names(tmp_path: Path) ->
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"weight_map": 3}'])
 def test_a_broken_index_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(ModelError, match=r"model.safetensors.index.json is no index of shards"):
+    with pytest.raises(ModelError, match=r"model.safetensors.index.json is not an index of shards"):
         read_weights(tmp_path)
 
 
@@ -109,7 +109,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
     save_file(TENSORS, tmp_path / "model.safetensors")
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:keep])
-    with pytest.raises(ModelError, match=r"model.safetensors is no complete safetensors file"):
+    with pytest.raises(ModelError, match=r"model.safetensors is not a complete safetensors file"):
         read_weights(tmp_path)
 
 

@@ -138,7 +138,7 @@ def test_what_is_wrong_with_a_table_is_said(tmp_path: Path, text: str, sentence:
     [
         (b'{"id": "a", "caption": 3.5}\n', r"line 1: caption is 3.5, expected text"),
         (b'{"id": "a"\n', r"line 1: not JSON"),
-        (b"[1]\n", r"line 1: '\[1\]' is no object with an id and a caption"),
+        (b"[1]\n", r"line 1: '\[1\]' is not an object with an id and a caption"),
         (b'{"id": "\xff"}\n', r"are not UTF-8 text \(byte 8\); save them as UTF-8"),
     ],
 )

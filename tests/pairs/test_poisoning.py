@@ -201,7 +201,7 @@ def test_labelled_images_are_poisoned_under_drawn_captions(
     [
         (["--share", "10"], "did you mean 10%?"),
         (["--images-only", "--captions-only"], "neither images nor captions would be attacked"),
-        (["--step", "long"], "eps 'long' is no number"),
+        (["--step", "long"], "eps 'long' is not a number"),
         (["--norm", "l3"], "no norm 'l3'"),
         (["--device", "abacus"], "device 'abacus' cannot be used here"),
     ],

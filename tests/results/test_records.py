@@ -79,7 +79,7 @@ def test_radii_of_early_stops_follow_from_their_rows_too() -> None:
     assert found in grid[1:]
     anytime = specimen(316, stopping="anytime", trials=320, drawn=640, budget=2000, look=32)
     assert 0 < recompute(anytime) < bounds.radius(316, 320, 0.001, 0.25)
-    with pytest.raises(ValueError, match="321 draws is no look"):
+    with pytest.raises(ValueError, match="no look at 321 draws"):
         recompute(specimen(316, **early | {"trials": 321}))
 
 

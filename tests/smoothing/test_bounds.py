@@ -143,5 +143,5 @@ def test_an_interval_has_half_the_doubt_on_either_side(count: tuple[int, int]) -
     ("successes", "trials", "alpha"), [(-1, 10, 0.1), (11, 10, 0.1), (0, 0, 0.1), (5, 10, 0.0), (5, 10, 1.0)]
 )
 def test_impossible_counts_are_refused(successes: int, trials: int, alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"is no count|must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"are not a count|must lie between 0 and 1"):
         bounds.lower_bound(successes, trials, alpha)

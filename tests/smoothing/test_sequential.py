@@ -205,7 +205,7 @@ def test_the_radius_follows_from_the_count_at_its_look() -> None:
             assert certified_radius(votes, trials, **record) >= grid[number]  # type: ignore[arg-type]
             below = certified_radius(votes - 1, trials, **record)  # type: ignore[arg-type]
             assert below is None if number == 0 else below < grid[number]  # type: ignore[operator]
-    with pytest.raises(ValueError, match="33 draws is no look: one comes every 32 of 2000"):
+    with pytest.raises(ValueError, match="no look at 33 draws: one comes every 32 of 2000"):
         certified_radius(33, 33, **record)  # type: ignore[arg-type]
 
 

@@ -176,7 +176,7 @@ def test_a_limit_asks_all_questions_of_the_first_images(words: list[object], tmp
     (["--recipe", "liner"], "no recipe 'liner' (did you mean 'linear'?); there are linear, mlp, nmtune, ran"),
     (["--set", "epoch=1"], "none of linear, ran has a setting 'epoch' (did you mean 'epochs'?)"),
     (["--eps", "8"], "did you mean 8/255?"),
-    (["--eps", "x/255"], "eps 'x/255' is no number; write it as 8/255 or 0.03"),
+    (["--eps", "x/255"], "eps 'x/255' is not a number; write it as 8/255 or 0.03"),
     (["--eps", "8/255"], "an eps is given twice in 8/255, 8/255, 60/255; give each once"),
     (["--language", "fr"], "no question is left, 38 are in another language than fr"),
 ])  # fmt: skip
@@ -212,7 +212,7 @@ def test_a_state_of_another_model_or_cut_off_is_refused(
         (tmp_path / "run" / "vqa.yaml").unlink(missing_ok=True)
         done = ask(other, tmp_path / "run", "--set", "epochs=15")
         assert done.exit_code == 2, done.output
-        told = {"cut off": "is no complete safetensors file", "other model": "was learned for model"}[change]
+        told = {"cut off": "is not a complete safetensors file", "other model": "was learned for model"}[change]
         assert told in done.stderr
 
 

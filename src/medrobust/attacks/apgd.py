@@ -43,7 +43,7 @@ from medrobust.types import Classifier, Images, Labels, Logits
 
 
 class _Aim(NamedTuple):
-    """What the loss needs to know of each image."""
+    """Constants of each image that the loss needs."""
 
     labels: Labels
     targets: Labels | None
@@ -68,10 +68,10 @@ class _State(NamedTuple):
 
 @dataclass(frozen=True)
 class Apgd:
-    """Auto-PGD. `targets = 0` is untargeted; otherwise so many of the likeliest other classes are aimed at in turn.
+    """Auto-PGD. `targets = 0` is untargeted; otherwise that number of the likeliest other classes, in turn.
 
     loss `dlr` needs 3 classes (4 with targets); `margin` is the scale-free margin, for any number. Images wrong from
-    the start are left alone. Raises AttackError for settings that make no sense and for too few classes.
+    the start are left alone. Raises AttackError for settings that contradict each other and for too few classes.
     """
 
     loss: Literal["ce", "dlr", "margin"] = "ce"

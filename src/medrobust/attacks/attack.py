@@ -1,4 +1,4 @@
-"""The protocol of an attack, and the judgement of its images from outside, whatever an attack says of itself."""
+"""The protocol of an attack, and the judgement of its images by the package, not by the attack."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import Field
@@ -48,11 +48,11 @@ class AttackSet(Protocol):
     """An attack made of others. A run gives each of them the images that those before it left standing."""
 
     def members(self, classes: int) -> Mapping[str, Attack]:
-        """The attacks by name, in their order, for a classifier of so many classes."""
+        """The attacks by name, in their order, for a classifier of that number of classes."""
 
 
 class Judgement(NamedTuple):
-    """What is true of the images an attack returned, after they were brought back into ball and box."""
+    """Facts about the images that an attack returned, after a projection into ball and box."""
 
     images: Images
     broken: Bool[Tensor, " batch"]
@@ -63,7 +63,7 @@ class Judgement(NamedTuple):
 def judge(classifier: Classifier, images: Images, attacked: Images, labels: Labels, *, ball: Ball) -> Judgement:
     """Bring the images an attack returned back into ball and box, and ask the classifier again.
 
-    Pixels that are no numbers are taken from the original. `images` are the originals.
+    Pixels that are NaN or infinite are taken from the original. `images` are the originals.
     """
     finite = torch.where(attacked.isfinite(), attacked, images)
     astray = ~ball.contains(attacked, images)

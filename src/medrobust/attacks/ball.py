@@ -1,4 +1,4 @@
-"""What an attack may do to an image: stay within a distance of it, and within the box [0, 1] of all images."""
+"""The constraint of an attack: a norm ball around the image, and the box [0, 1] of all images."""
 
 import math
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def pixels_of(eps: str | float | int) -> float:
             raise ValueError
         return top / rest[0] if rest else top
     except (ValueError, ZeroDivisionError):
-        raise AttackError(f"eps {eps!r} is no number; write it as 8/255 or 0.03, in pixels of [0, 1]") from None
+        raise AttackError(f"eps {eps!r} is not a number; write it as 8/255 or 0.03, in pixels of [0, 1]") from None
 
 
 def _distance(value: Any) -> float:
@@ -72,7 +72,7 @@ class Ball:
 
     @classmethod
     def parse(cls, norm: str, eps: str | float | int) -> "Ball":
-        """From what a user types: `linf`, `Linf`, `l_2`; `8/255`, `0.03`.
+        """A ball from text: `linf`, `Linf`, `l_2`; `8/255`, `0.03`.
 
         Raises AttackError where it cannot be read, with what can.
         """
@@ -89,19 +89,19 @@ class Ball:
         """The radius used inside: eps less what float32 pixels can lose by rounding, so that eps is never exceeded.
 
         In l2 that is one rounding of every pixel and the error of a float32 sum, but a thousandth of eps at most; so
-        below eps = sqrt(numbers in an image) / 16,777 roundings that conspire could win by a hair.
+        below eps = sqrt(numbers in an image) / 16,777 roundings that all point outward could still exceed eps.
         """
         if self.norm == "linf":
             return self.eps - min(2.0**-24, self.eps / 2)
         return self.eps - min(2.0**-24 * math.sqrt(images[0].numel()) + 2e-6 * self.eps, self.eps / 1000)
 
     def distance(self, images: Images, centres: Images) -> Float[Tensor, " batch"]:
-        """How far each image is from its centre, in float64."""
+        """Distance of each image from its centre, in float64."""
         offset = (images.double() - centres.double()).flatten(1)
         return offset.abs().amax(dim=1) if self.norm == "linf" else torch.linalg.vector_norm(offset, dim=1)
 
     def contains(self, images: Images, centres: Images, *, tolerance: float = 1e-6) -> Bool[Tensor, " batch"]:
-        """Which images lie in the ball and in the box; NaN lies nowhere."""
+        """Mask of the images that lie in the ball and in the box; one with a NaN does not."""
         flat = images.flatten(1)
         box = (flat >= -tolerance).all(dim=1) & (flat <= 1 + tolerance).all(dim=1)
         return box & (self.distance(images, centres) <= self.eps + tolerance)
@@ -138,7 +138,7 @@ def unit(images: Images) -> Images:
 
 
 def per_pixel(values: Shaped[Tensor, " batch"]) -> Shaped[Tensor, "batch 1 1 1"]:
-    """One number an image, ready to meet its pixels."""
+    """One number an image, shaped to broadcast over its pixels."""
     return values[:, None, None, None]
 
 

@@ -1,4 +1,4 @@
-"""Random numbers that belong to one image, whatever batch it stands in.
+"""Random numbers of each image, independent of the batch that it is in.
 
 Scheme: every image has a seed of its own, and all its numbers come from the stream of that seed. The seeds are drawn
 from the caller's generator, one an image, in order. So one generator handed through successive batches gives the same

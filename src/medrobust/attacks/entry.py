@@ -14,7 +14,7 @@ from medrobust.words import eps_text
 
 
 class AttackEntry(NamedTuple):
-    """An attack with its usual settings, where it comes from, and which of its fields the name alone decides.
+    """An attack with its usual settings, its source, and the fields that its name alone decides.
 
     `default` is a frozen dataclass. All its fields but those in `fixed` are settings: their types, and ranges given as
     `Annotated[int, pydantic.Field(ge=1)]`, are checked; a field of type `Distance` takes text such as `8/255`.

@@ -1,4 +1,4 @@
-"""What can go wrong in an attack that a user can mend."""
+"""Errors of an attack that a user can mend."""
 
 from medrobust.errors import MedrobustError
 

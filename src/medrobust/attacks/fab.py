@@ -32,7 +32,7 @@ class Nearest(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """What is searched, from which distance on it is enough, and the buffers of the best found."""
+    """The images of a search, the distance that ends it, and buffers for the best found."""
 
     classifier: Classifier
     images: Images
@@ -46,7 +46,7 @@ class _Search(NamedTuple):
 class Fab:
     """Minimal perturbations: needs no eps, so `nearest` gives distances; called as an attack it is judged in a ball.
 
-    `targets` of the likeliest other classes are tried. Raises AttackError for settings that make no sense.
+    `targets` of the likeliest other classes are tried. Raises AttackError for settings that contradict each other.
     """
 
     targets: int = 9
@@ -68,7 +68,7 @@ class Fab:
             )
 
     def cost(self, classes: int) -> int:
-        """The first look, a gradient and an answer a step for each restart and target, and the final search.
+        """The clean answers, a gradient and an answer a step for each restart and target, and the final search.
 
         Exact where a wrong answer was found outside the ball; where none was found anywhere, the final search (two
         answers and one for each refinement) is saved.
@@ -136,7 +136,7 @@ class Fab:
     def _step(
         self, points: Images, originals: Images, normal: Images, value: Float[Tensor, " batch"], norm: Norm
     ) -> Images:
-        """Both projections onto the linearised border, mixed: the longer the own way, the more of the original's."""
+        """Both projections onto the linearised border, mixed: the longer the point's own, the more of the original's."""
         beyond = value + (normal * (originals - points)).sum(dim=(1, 2, 3))
         own = to_plane(points, normal, value, norm)
         original = to_plane(originals, normal, beyond, norm)
@@ -147,7 +147,7 @@ class Fab:
 
     @torch.no_grad()
     def _refine(self, search: _Search) -> None:
-        """Final search: on the line from the original to what was found, where a secant sees the border."""
+        """Final search: the decision border on the line from the original to the point found, by secants."""
         classifier, best = search.classifier, search.best
         rows = ((best.distance > 0) & best.distance.isfinite()).nonzero().squeeze(1)
         if not len(rows) or not self.refinements:
@@ -172,19 +172,20 @@ def to_plane(points: Images, normal: Images, value: Float[Tensor, " batch"], nor
     """The smallest change of each point, inside the box, that brings `value + normal . change` to zero.
 
     min |d| with normal . d = -value and point + d in [0, 1]. Every pixel moves against the sign of its product with the
-    value, by min(m u, room), where u is 1 (linf) or its |weight| (l2). The sum of |weight| times movement is concave in
-    m, so Newton's method from 0 grows to the solution from below and ends after finitely many rounds; the same argument
-    as in the paper's section 3.1, without its sorting. Where the plane misses the box, every pixel goes to the wall.
+    value, by min(m u, slack), where u is 1 (linf) or its |weight| (l2). The sum of |weight| times movement is concave
+    in m, so Newton's method from 0 grows to the solution from below and ends after finitely many rounds; the same
+    argument as in the paper's section 3.1, without its sorting. Where the plane misses the box, every pixel goes to its
+    bound.
     """
     steepest = normal.abs().amax(dim=(1, 2, 3)).clamp(min=1e-38)
     weight, needed = normal.abs() / per_pixel(steepest), (value / steepest).abs()
     way = -normal.sign() * per_pixel(value.sign())
-    room = torch.where(way > 0, 1 - points, torch.where(way < 0, points, 0))
+    slack = torch.where(way > 0, 1 - points, torch.where(way < 0, points, 0))
     unit = weight.sign() if norm == "linf" else weight
-    filled, rates = weight * room, weight * unit
+    filled, rates = weight * slack, weight * unit
     multiple = torch.zeros_like(needed)
     for _ in range(_ROUNDS):
-        capped = per_pixel(multiple) * unit >= room
+        capped = per_pixel(multiple) * unit >= slack
         spent = torch.where(capped, filled, 0).sum(dim=(1, 2, 3))
         rate = torch.where(capped, 0, rates).sum(dim=(1, 2, 3))
         grown = torch.where(rate > 0, (needed - spent).clamp(min=0) / rate.clamp(min=1e-30), 1e30).clamp(max=1e30)
@@ -192,7 +193,7 @@ def to_plane(points: Images, normal: Images, value: Float[Tensor, " batch"], nor
         multiple = torch.maximum(multiple, grown)
         if settled:
             break
-    return way * torch.minimum(per_pixel(multiple) * unit, room)
+    return way * torch.minimum(per_pixel(multiple) * unit, slack)
 
 
 def _start(search: _Search, rows: Rows, numbers: ImageDraws) -> Float[Tensor, "rows 3 h w"]:

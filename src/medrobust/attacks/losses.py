@@ -1,4 +1,4 @@
-"""What attacks climb: one number an image, larger the nearer the answer is to being wrong.
+"""Losses that attacks climb: one number an image, larger the nearer the answer is to being wrong.
 
 References: Carlini and Wagner, "Towards evaluating the robustness of neural networks", S&P 2017 (margin, their f_6
 without its floor); Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -19,7 +19,7 @@ _TINY = 1e-12
 
 
 def wrong(logits: Logits, labels: Labels) -> Bool[Tensor, " batch"]:
-    """Where the largest logit is not the label's; a row with a NaN or infinite logit is no answer, so it is wrong."""
+    """Mask of the rows whose largest logit is not the label's; a row with a NaN or infinite logit is wrong."""
     return (logits.nan_to_num().argmax(dim=1) != labels) | ~logits.isfinite().all(dim=1)
 
 

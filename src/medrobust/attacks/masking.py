@@ -1,4 +1,4 @@
-"""Signs that gradients mislead an attack, so that robust accuracy looks better than it is. Each is a plain sentence.
+"""Signs of masked gradients, which make robust accuracy look better than it is. Each is one sentence.
 
 Reference: Athalye, Carlini and Wagner, "Obfuscated gradients give a false sense of security", ICML 2018, section 3.1;
 the tests of the classifier itself follow Croce and Hein's AutoAttack. Thresholds are ours.
@@ -44,7 +44,7 @@ def black_box_better(name: str, broken: int, total: int) -> str | None:
 
 
 def flat(classifier: Classifier, images: Images, labels: Labels) -> tuple[int, int]:
-    """How many of these images have a gradient of exactly zero: (of cross-entropy, of the margin)."""
+    """Numbers of images whose gradient is exactly zero: (of cross-entropy, of the margin)."""
     counts = []
     for loss in (cross_entropy, margin):
         here = slope(classifier, images, partial(loss, labels=labels))
@@ -53,7 +53,7 @@ def flat(classifier: Classifier, images: Images, labels: Labels) -> tuple[int, i
 
 
 def flatness(zero: tuple[int, int], total: int) -> str | None:
-    """What zero gradients at clean images mean."""
+    """The sentence about zero gradients at clean images."""
     entropy, logits = zero
     if logits:
         return (
@@ -73,8 +73,8 @@ def more_steps(
 ) -> str | None:
     """One step of the full length against many short ones, from the same start, on a few images.
 
-    Many must be at least as good as one, as they can do all that it can. A tenth of the images, and no fewer than one,
-    must speak against it.
+    Many must be at least as good as one, because they can reach every point that it can. A tenth of the images, and
+    no fewer than one, must speak against it.
     """
     if not len(images):
         return None

@@ -40,7 +40,7 @@ class Pgd:
 
     `step` is in pixels of [0, 1]; by default 2.5 eps / steps, so that any start can reach any point of the ball.
     An image is left alone from its first wrong answer on; otherwise the point with the largest margin of all restarts
-    comes back. Raises AttackError for settings that make no sense.
+    comes back. Raises AttackError for settings that contradict each other.
     """
 
     steps: int = 100
@@ -66,7 +66,7 @@ class Pgd:
         return 3 if self.loss == "dlr" else 2
 
     def cost(self, classes: int) -> int:  # noqa: ARG002 - the same for any number of classes
-        """Exact: the first look, and for each restart a gradient a step and the answer at the last point."""
+        """Exact: the clean answers, and for each restart a gradient a step and the answer at the last point."""
         return 1 + self.restarts * (GRADIENT * self.steps + 1)
 
     @torch.inference_mode(False)

@@ -1,4 +1,4 @@
-"""What a set of attacks found, image by image."""
+"""The result of a set of attacks, image by image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from medrobust.types import Images
 
 
 class Stage(NamedTuple):
-    """What one attack of the set did: only images still right were given to it."""
+    """The result of one attack of the set, which got only the images still right."""
 
     name: str
     tried: int

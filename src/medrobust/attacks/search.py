@@ -1,4 +1,4 @@
-"""What the attacks share: the first look at the images, gradients by the pixels, and the best image found so far."""
+"""Steps that the attacks share: clean answers, gradients by the pixels, and the best image found so far."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -43,8 +43,8 @@ class Square:
     """Random search by squares; `area` is the share of the image that the first ones cover.
 
     Every image takes its numbers in the same order whatever happens to its batch mates. Images wrong from the start
-    are left alone; the best point by margin is returned where none was wrong. Raises AttackError for settings that make
-    no sense.
+    are left alone; the best point by margin is returned where none was wrong. Raises AttackError for settings that
+    contradict each other.
     """
 
     queries: int = 5000
@@ -62,7 +62,7 @@ class Square:
             )
 
     def cost(self, classes: int) -> int:  # noqa: ARG002 - the same for any number of classes
-        """Exact: the first look and the queries."""
+        """Exact: the clean answers and the queries."""
         return 1 + self.restarts * self.queries
 
     def __call__(
@@ -160,7 +160,7 @@ def _propose_linf(points: Images, images: Images, ball: Ball, side: int, numbers
 
 
 def _propose_l2(points: Images, images: Images, ball: Ball, side: int, numbers: Numbers) -> Images:
-    """Algorithm 3: the mass of two windows, and what is left of eps, goes into the first as a pattern."""
+    """Algorithm 3: the mass of two windows, and the rest of eps, goes into the first as a pattern."""
     change = points - images
     top, left = _corner(numbers[:, 0:2], images, side)
     top2, left2 = _corner(numbers[:, 2:4], images, side)

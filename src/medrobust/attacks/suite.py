@@ -1,4 +1,4 @@
-"""AutoAttack's standard set for any number of classes, judged from outside, with signs of gradient masking.
+"""AutoAttack's standard set for any number of classes, with its own judgement and signs of gradient masking.
 
 Reference: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
 attacks", ICML 2020, section 6. The published set needs at least 4 classes; with 2 or 3, targeted DLR gives way to the
@@ -48,7 +48,7 @@ class AutoAttack:
         return standard_set(classes)
 
     def cost(self, classes: int) -> int:
-        """The members' costs, and what the suite asks itself; FAB may save five answers, as said there."""
+        """The members' costs, and the suite's own answers; FAB may save five answers, as said there."""
         return suite_cost(self.members(classes), classes)
 
     def __call__(
@@ -139,7 +139,7 @@ class _Worst(NamedTuple):
 
 
 def _clean(given: _Given, batch: int) -> tuple[Bool[Tensor, " batch"], int, int]:
-    """Which images are answered rightly, the number of classes, and how many images fit into memory at once."""
+    """Mask of the rightly answered images, the number of classes, and the number of images that fit into memory."""
     right = torch.ones(len(given.images), dtype=torch.bool, device=given.images.device)
     classes = 0
 
@@ -179,7 +179,7 @@ def _attack(given: _Given, name: str, attack: Attack, worst: _Worst, batch: int)
 
 
 def _troubles(stages: Sequence[Stage], asked: int, size: int) -> list[str]:
-    """What went wrong on the way and was mended."""
+    """Sentences about failures on the way that were mended."""
     found = [
         f"{stage.name} returned {stage.strayed} images outside of ball or box; they were brought back before judging."
         for stage in stages
@@ -221,7 +221,7 @@ def _is_standard(attacks: Mapping[str, Attack], stages: Sequence[Stage], classes
 
 
 def _title(standard: bool, stages: Sequence[Stage], classes: int) -> str:
-    """What a table may call these numbers."""
+    """The name of these numbers in a table."""
     ran = ", ".join(stage.name for stage in stages if not stage.skipped) or "no attack"
     if standard:
         return f"AutoAttack standard ({ran})"
@@ -230,4 +230,4 @@ def _title(standard: bool, stages: Sequence[Stage], classes: int) -> str:
 
 
 def _silent(attack: str, done: int, total: int) -> None:
-    """Nobody watches."""
+    """Progress that is not shown."""

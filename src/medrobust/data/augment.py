@@ -1,4 +1,4 @@
-"""Views of an image that keep its caption true. No noise: withstanding noise is what the defences are for."""
+"""Views of an image that keep its caption true. No noise is added: robustness to noise is left to the defences."""
 
 import math
 from typing import Literal

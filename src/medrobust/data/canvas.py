@@ -1,4 +1,4 @@
-"""Pictures on a black square, as models of chest X-rays want them, and resizing without a filter against aliasing."""
+"""Pictures on a black square, the input of chest X-ray models, and resizing without an anti-aliasing filter."""
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ def laid_out(pixels: Pixels, canvas: Canvas) -> Pixels:
 
 
 def resampled(pixels: Pixels, size: int) -> np.ndarray:
-    """Bicubic at `size` x `size` points, without a filter before: H x W x 3 float32, not yet limited to [0, 1]."""
+    """Bicubic at `size` x `size` points, without a filter before: H x W x 3 float32, not yet clipped to [0, 1]."""
     whole = isinstance(pixels, Pillow.Image)
     array = np.asarray(pixels, dtype=np.float32) / np.float32(255 if whole else 1)
     colours = array if array.ndim == 3 else np.stack([array] * 3, axis=-1)

@@ -1,4 +1,4 @@
-"""What comes out of a decoder, whatever the format of the file."""
+"""The result of a decoder, the same for every file format."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from PIL import Image as Pillow
 
 from medrobust.errors import DataError
 
-MAX_PIXELS = 89_478_485  # Pillow's own border between a large image and a decompression bomb
+MAX_PIXELS = 89_478_485  # Pillow's own limit between a large image and a decompression bomb
 
 
 class Decoded(NamedTuple):

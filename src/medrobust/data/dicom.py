@@ -44,7 +44,7 @@ _ALONE = threading.Lock()  # filters of warnings belong to the process
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file's name or its first bytes say DICOM. Raises OSError where it cannot be opened."""
+    """True for a DICOM file, by its name or its first bytes. Raises OSError where it cannot be opened."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     with path.open("rb") as file:
@@ -78,7 +78,7 @@ def read_dicom(path: Path) -> Decoded:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing that pydicom says about a file is heard, and Pillow's alarm about size is an error."""
+    """Silence pydicom's messages about a file, and make Pillow's warning about size an error."""
     logger = logging.getLogger("pydicom")
     with _ALONE, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -92,7 +92,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _refusing(sentence: str) -> Iterator[None]:
-    """That sentence in place of whatever goes wrong, because the cause may quote the file."""
+    """Replace any error by that sentence, because the cause may quote the file."""
     try:
         yield
     except DataError:
@@ -207,7 +207,7 @@ def _grey(stored: np.ndarray, header: Any) -> np.ndarray:
 
 
 def _windowed(values: np.ndarray, header: Any, low: float, high: float) -> np.ndarray:
-    """Values as a share of what is shown; `low` and `high` are what the smallest and largest stored value became."""
+    """Values as a share of the window; `low` and `high`: the smallest and largest stored value, rescaled."""
     from pydicom.pixels.processing import apply_windowing
 
     if tables := header.get("VOILUTSequence"):

@@ -1,4 +1,4 @@
-"""The one door for pixels: a file or an array becomes an `Image`, the space in which every radius is measured."""
+"""Pixels of a file or an array as an `Image`, the space in which every radius is measured."""
 
 from pathlib import Path
 
@@ -100,9 +100,9 @@ def decoded_picture(opened: Pillow.Image) -> Decoded:
 def decoded_array(array: np.ndarray) -> Decoded:
     """An array by the rules of `from_array`. Raises `DataError`, whose sentence begins after the array's name."""
     if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or 0 in array.shape:
-        raise DataError(f"of shape {array.shape} is no image, expected H x W or H x W x 3 pixels")
+        raise DataError(f"of shape {array.shape} is not an image, expected H x W or H x W x 3 pixels")
     if array.dtype not in (np.uint8, np.uint16) and not np.issubdtype(array.dtype, np.floating):
-        raise DataError(f"of {array.dtype} is no image, expected uint8, uint16 or floats in [0, 1]")
+        raise DataError(f"of {array.dtype} is not an image, expected uint8, uint16 or floats in [0, 1]")
     depth = "float" if np.issubdtype(array.dtype, np.floating) else f"{8 * array.dtype.itemsize}-bit"
     kind = f"{depth} {'grey' if array.ndim == 2 else 'RGB'}"
     if array.dtype == np.uint8:
@@ -111,7 +111,7 @@ def decoded_array(array: np.ndarray) -> Decoded:
 
 
 def _kind(image: Pillow.Image) -> str:
-    """How a file holds its pixels; Pillow's own word for what is rare."""
+    """The pixel format of a file, in words; Pillow's own name for a rare one."""
     if any(";16" in str(tile) for tile in getattr(image, "tile", [])) and not image.mode.startswith("I"):
         return f"16-bit {image.mode}, read as 8-bit"
     return _KINDS.get(image.mode, image.mode)
@@ -138,7 +138,7 @@ def _unit(pixels: np.ndarray, white: int) -> np.ndarray:
 
 
 def prepare_image(decoded: Decoded, preprocess: Preprocess) -> Image:
-    """What a model gets to see of an image. Raises `DataError` where that would be too large, and `ConfigError`."""
+    """The preprocessed image, a model's input. Raises `DataError` where it would be too large, and `ConfigError`."""
     pixels = decoded.pixels
     if preprocess.crop and preprocess.resize < preprocess.size:
         raise ConfigError(

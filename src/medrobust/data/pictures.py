@@ -1,4 +1,4 @@
-"""What an attack did to an image, to be looked at."""
+"""Pictures of an attacked image beside its original, for a reader of the report."""
 
 import base64
 import io

@@ -22,9 +22,9 @@ MOST_FINDINGS = 62  # a label is a sum of powers of two in 64 bits
 
 @dataclass(frozen=True)
 class Task:
-    """Classes in label order, what folders or label columns call them, and the sentences that prompt for them.
+    """Classes in label order, their names in folders or label columns, and the sentences that prompt for them.
 
-    With `absent`, what prompts call the lack of each, the classes are findings that do not exclude each other.
+    With `absent`, the words of prompts for the lack of each, the classes are findings that do not exclude each other.
 
     Raises `TaskError` when there are fewer than two classes (one finding), when two classes share a name or an alias,
     or when a template has not exactly one `{}`.

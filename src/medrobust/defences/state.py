@@ -79,7 +79,7 @@ def load_state(path: Path) -> tuple[State, Header]:
             said = dict(file.metadata() or {})
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise StateError(f"{path} is no complete safetensors file: {error}") from error
+        raise StateError(f"{path} is not a complete safetensors file: {error}") from error
     try:
         values = _values(said)
         if values.get("format") != FORMAT:

@@ -1,4 +1,4 @@
-"""Where models come from: `load` a name, a hub id, a local folder, or a name with the path of its file."""
+"""Models: `load` reads one by a name, a hub id, a local folder, or a name with the path of its file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +64,7 @@ def locate(spec: str, revision: str | None = None) -> Path:
 
 
 def _reader(found: LocatedModel, spec: str) -> tuple[Build, Weights]:
-    """What builds the model, told by the files as far as they tell, and its weights."""
+    """The function that builds the model, chosen by its files where they say it, and its weights."""
     path = found.path
     if found.entry and found.entry.read:
         return found.entry.read, read_weights(path if path.is_file() or _is_checkpoint(path) else _only_file(path))
@@ -79,8 +79,8 @@ def _reader(found: LocatedModel, spec: str) -> tuple[Build, Weights]:
         raise ModelError(f"{path} has weights of open_clip and no {CONFIG}; copy it from the model's page")
     if not own:
         raise ModelError(
-            f"{path} has no config.json; {spec} is no checkpoint in the format of transformers, and with no {CONFIG} "
-            "it is none of open_clip"
+            f"{path} has no config.json; {spec} is not a checkpoint in the format of transformers, and without "
+            f"{CONFIG} not one of open_clip either"
         )
     family = read_json(path / "config.json").get("model_type")
     if isinstance(family, str) and family in FAMILIES:
@@ -89,7 +89,7 @@ def _reader(found: LocatedModel, spec: str) -> tuple[Build, Weights]:
 
 
 def _of_plugins(path: Path, family: object) -> Build:
-    """What an installed package has for this model_type. Raises ModelError where there is nothing."""
+    """The reader of an installed package for this model_type. Raises ModelError where no package has one."""
     reads = {entry.format: entry.read for entry in MODELS.values() if entry.read}
     if not isinstance(family, str) or family not in reads:
         told = " and ".join([*FAMILIES, *reads])
@@ -98,7 +98,7 @@ def _of_plugins(path: Path, family: object) -> Build:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds weights under the names of transformers."""
+    """True where a folder holds weights under the names of transformers."""
     return any((folder / name).is_file() for names in TRANSFORMERS for name in names)
 
 

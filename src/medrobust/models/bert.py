@@ -15,8 +15,8 @@ PAD = 0
 def read_bert(source: ModelSource, tensors: Mapping[str, Tensor], *, prefix: str, what: str, pooler: bool) -> Any:
     """A frozen `BertModel` with these weights; `prefix` stands before their keys in the file, `pooler`: it has one.
 
-    What weights do not show is BERT's own: 64 numbers a head, gelu, LayerNorm eps 1e-12, padding 0. Raises ModelError
-    for weights of another network.
+    Sizes that weights do not show are BERT's own: 64 numbers a head, gelu, LayerNorm eps 1e-12, padding 0. Raises
+    ModelError for weights of another network.
     """
     from transformers import BertConfig, BertModel
 

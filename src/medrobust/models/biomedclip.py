@@ -88,7 +88,7 @@ def _check(name: str, vision: Mapping[str, Any], text: Mapping[str, Any]) -> Non
 
 
 def _said(text: Mapping[str, Any], new: str, old: str) -> Any:
-    """What a text tower's config says by the key of new revisions, or of old ones."""
+    """The value in a text tower's config under the key of new revisions, or else of old ones."""
     return text.get(new, text.get(old))
 
 

@@ -1,7 +1,7 @@
 """A frozen dual encoder, and CLIP checkpoints (OpenAI CLIP, PLIP, the built-in model) in the format of transformers.
 
-What the checkpoint says is what happens: activation and end-of-text rule from its config.json, resize, crop, mean and
-std from its preprocessor_config.json. Images enter in [0, 1] and are normalised inside.
+The checkpoint decides: activation and end-of-text rule come from its config.json; resize, crop, mean and std from its
+preprocessor_config.json. Images are in [0, 1] and are normalised inside.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from medrobust.types.vit import Activation, NotAViT
 
 
 class ModelSource(NamedTuple):
-    """A checkpoint that was found and read: what every family is built from."""
+    """A checkpoint that was found and read; every family is built from one."""
 
     folder: Path  # of the weights; tokenizer and configuration lie there too
     weights: Weights
@@ -65,7 +65,7 @@ class Clip:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device that holds the weights."""
         return next(self.vision.parameters()).device
 
     def with_vision(self, vision: nn.Module) -> "Clip":
@@ -81,7 +81,7 @@ class Clip:
         return ModuleEncoder(self.vision, parts_of, self.preprocess.size, self.name)
 
     def prompt_shape(self) -> PromptShape:
-        """Where learned prompts fit in. Raises NotAViT where the image encoder has no tokens."""
+        """Widths and depths for learned prompts. Raises NotAViT where the image encoder has no tokens."""
         vision = self.vision
         if not isinstance(vision, HasTokens):
             raise NotAViT(f"the image encoder is a {type(vision).__name__}, which takes no learned tokens")

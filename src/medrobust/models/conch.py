@@ -31,7 +31,7 @@ class ConchVision(nn.Module):
 
 
 class Pooled(NamedTuple):
-    """What a text tower gives, by the name that transformers has for it."""
+    """A text tower's output, under the name that transformers gives it."""
 
     pooler_output: Tensor
 
@@ -48,7 +48,7 @@ class ConchText(nn.Module):
         return Pooled(self.tower(input_ids)[0])
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """Where tokens become vectors."""
+        """The module that maps tokens to vectors."""
         embedding: nn.Embedding = self.tower.token_embedding
         return embedding
 

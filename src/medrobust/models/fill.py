@@ -1,4 +1,4 @@
-"""Networks of transformers filled with a checkpoint's weights, strictly: every key has its place and its shape."""
+"""Networks of transformers filled with a checkpoint's weights, strictly: every key and every shape must match."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -75,7 +75,7 @@ def refuse_others(tensors: Mapping[str, Tensor], known: tuple[str, ...], *, name
 def shape_of(
     tensors: Mapping[str, Tensor], key: str, sides: int, *, name: str, what: str, prefix: str = ""
 ) -> tuple[int, ...]:
-    """The shape of a weight with so many sides. Raises ModelError where it is not there or has more or fewer."""
+    """The shape of a weight with that number of axes. Raises ModelError where it is missing or has more or fewer."""
     if key not in tensors:
         refuse_keys("missing_keys", [prefix + key], name=name, what=what)
     shape = tuple(tensors[key].shape)
@@ -85,7 +85,7 @@ def shape_of(
 
 
 def depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered layers there are below a prefix.
+    """The number of numbered layers below a prefix.
 
     >>> import torch
     >>> depth({"layer.0.weight": torch.ones(1), "layer.1.weight": torch.ones(1), "norm": torch.ones(1)}, "layer.")
@@ -118,7 +118,7 @@ def projection(
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """transformers without its progress bars and warnings: what it finds out is checked and told by us."""
+    """transformers without its progress bars and warnings: this package checks the same and says it itself."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()

@@ -1,6 +1,6 @@
-"""Changes of what a module of a network takes and gives, while a block runs and in its thread alone.
+"""Changes of a module's input or output, for the time of a block and in its thread alone.
 
-A module gets one permanent hook, which asks a `ContextVar` what is to be changed and without an answer does nothing.
+A module gets one permanent hook, which looks up the change in a `ContextVar` and does nothing where there is none.
 Hooks that come and go would be seen by every thread that runs the module in the meantime.
 """
 
@@ -46,7 +46,7 @@ def changed_output(module: nn.Module, change: Change) -> Iterator[None]:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a hook changes or watches what the module does here and now; those of this file count only in a block."""
+    """True where a hook changes or reads the module's pass now; hooks of this file count only inside their block."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     if any(hook not in (_change_input, _change_output) for hook in hooks):
         return True

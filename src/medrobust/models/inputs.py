@@ -1,4 +1,4 @@
-"""What a checkpoint says of its inputs: resize, crop, mean and std from JSON files, words from tokenizer files."""
+"""A checkpoint's inputs: resize, crop, mean and std from its JSON files, words from its tokenizer files."""
 
 import json
 import re
@@ -19,7 +19,7 @@ CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
 class Pixels(NamedTuple):
-    """How pictures enter: what is done to them first, and the mean and std that are taken inside the model."""
+    """The preprocessing of pictures, and the mean and std by which the model normalises inside."""
 
     preprocess: Preprocess
     mean: list[float]
@@ -31,9 +31,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is no JSON object") from error
+        raise ModelError(f"{path} is not a JSON object") from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path} is no JSON object")
+        raise ModelError(f"{path} is not a JSON object")
     return found
 
 
@@ -53,7 +53,7 @@ def read_preprocess(folder: Path, *, crop: bool = True) -> Pixels:
         interpolation = _FILTERS[int(said.get("resample", 3))]
         mean, std = [float(v) for v in said["image_mean"]], [float(v) for v in said["image_std"]]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} is no CLIP preprocessing: {type(error).__name__} {error}") from error
+        raise ModelError(f"{path} is not a CLIP preprocessing: {type(error).__name__} {error}") from error
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ModelError(f"{path}: image_mean and image_std must be three numbers each, std positive")
     return Pixels(Preprocess(size, resize, interpolation, crop), mean, std)
@@ -111,7 +111,7 @@ def siglip_tokenizer(folder: Path, name: str) -> Tokenize:
 
 
 def plain_words(text: str) -> str:
-    """Lower case, no punctuation, single spaces: what SigLIP was trained on.
+    """Lower case, no punctuation, single spaces, as SigLIP was trained.
 
     >>> plain_words("A photo  of 'x-rays'.")
     'a photo of xrays'

@@ -1,4 +1,4 @@
-"""The models that are known by name: where each lies, in which format, under which licence, and what it expects.
+"""The models that are known by name, each with its source, format, licence and preprocessing.
 
 Installed packages add models through the entry points `medrobust.models`.
 """
@@ -42,13 +42,13 @@ class Entry:
 
     @property
     def by_hand(self) -> bool:
-        """Whether its files can be had from a person only, not from the hub."""
+        """True where the files are not on the hub and a person has to fetch them."""
         own = self.read is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.source)
         return self.format in BY_HAND or own
 
     @property
     def pinned(self) -> str:
-        """What is known of the files."""
+        """The pinned revision or hash of the files, in words."""
         known = {"revision": self.revision, "sha256": self.sha256}
         return ", ".join(f"{key} {value}" for key, value in known.items() if value) or "not pinned"
 

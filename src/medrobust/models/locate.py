@@ -15,7 +15,7 @@ WANTED_FILES = [
 
 
 class LocatedModel(NamedTuple):
-    """Where a model lies. `entry`: what is known of it; `revision`: the hub's commit, where it is known."""
+    """A model's files on this disk. `entry`: its entry in MODELS, if any; `revision`: the hub's commit, if known."""
 
     path: Path
     entry: Entry | None
@@ -49,8 +49,8 @@ def find(spec: str, revision: str | None = None) -> LocatedModel:
         folder = _from_hub(spec, revision, spec, download=True)
         return LocatedModel(folder, known, _commit(folder))
     raise ModelError(
-        f"{spec!r} is no folder and no known model; pass one of {', '.join(MODELS)}, a hub id (owner/name), a folder, "
-        "or NAME=PATH"
+        f"{spec!r} is neither a folder nor a known model; pass one of {', '.join(MODELS)}, a hub id (owner/name), a "
+        "folder, or NAME=PATH"
     )
 
 

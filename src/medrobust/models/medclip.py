@@ -37,7 +37,7 @@ _HEAD = 32  # numbers a head in every Swin
 def load_medclip(source: ModelSource) -> Clip:
     """Swin's mean over its tokens, BERT's mean over a text's tokens in layers 1, 2 and last, and their projections.
 
-    MedCLIP's own code averages over what fills up shorter texts of a batch too; here a text is as if it were alone.
+    MedCLIP's own code averages over the padding of shorter texts too; here a text is encoded as if it were alone.
     Raises ModelError for its ResNet variant, and for weights that do not fit, naming them.
     """
     tensors, name = source.weights.tensors, source.name

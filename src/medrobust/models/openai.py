@@ -23,8 +23,8 @@ MEAN, STD = 101.48761 / _BLACK_TO_WHITE, 83.43944 / _BLACK_TO_WHITE
 def load_chexzero(source: ModelSource) -> Clip:
     """A CLIP from a state dict, with CheXzero's pictures: grey, on a black square of 320 pixels, then resized.
 
-    CheXzero takes mean and std before that last resize; both are linear, so the order only matters for what
-    interpolation shoots beyond black and white, which is cut off here. Sizes are read off the weights. Raises
+    CheXzero takes mean and std before that last resize; both are linear, so the order only matters where
+    interpolation overshoots black or white, which is clipped here. Sizes are read off the weights. Raises
     ModelError for weights that do not fit, naming them, and without CLIP's tokenizer files beside the file.
     """
     tensors = {key: value for key, value in source.weights.tensors.items() if key not in _NUMBERS}

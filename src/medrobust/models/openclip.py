@@ -47,7 +47,7 @@ def load_open_clip(source: ModelSource) -> Clip:
 
 
 def _clip(source: ModelSource, model: dict[str, Any], path: Path) -> tuple[Any, Table]:
-    """A `CLIPConfig` and where the weights go; raises ModelError where a tower is no plain transformer."""
+    """A `CLIPConfig` and the table of its weights; raises ModelError where a tower is not a plain transformer."""
     from transformers import CLIPConfig
 
     vision, text = _VISION | model["vision_cfg"], _TEXT | model["text_cfg"]

@@ -1,6 +1,6 @@
-"""Learned prompts inside towers that know nothing of them, put in after their embeddings and before their layers.
+"""Learned prompts for unchanged towers, inserted after their embeddings and at the inputs of their layers.
 
-A prompt is there during one call and in one thread, so that several threads may prompt the same tower.
+A prompt lasts for one call in one thread, so that several threads may prompt the same tower.
 Text: context vectors, at the input and at deeper layers. Vision: a frame of pixels and tokens, at the input and at
 deeper layers, in a copy of the modules that shares the weights, so that the encoder of the model is never touched and
 several prompted encoders live side by side.
@@ -60,7 +60,7 @@ def deepened(layers: Sequence[nn.Module], deep: DeepContext, *, words: int, star
     """While it lasts, positions `start` .. `start + words` at the input of layer i + 1 are `deep[i]`.
 
     The gradient reaches `deep`. Raises PromptError where there are more deep prompts than layers, or where they are
-    longer or shorter than what they take the place of.
+    longer or shorter than the vectors that they replace.
     """
     _check_deep(deep, words, len(layers))
 
@@ -137,7 +137,7 @@ def _overwrite_last(hidden: Hidden, prompt: Context) -> Hidden:
 
 
 def frame_pixels(size: int, width: int) -> int:
-    """How many pixels a frame of that width has.
+    """The number of pixels in a frame of that width.
 
     >>> frame_pixels(4, 1)
     12
@@ -165,21 +165,21 @@ def token_rows(
     tokens: Sequence[Sequence[int]], *, words: int, limit: int, start: int = 1, fill: int | None = None,
     whole: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Token ids as a rectangle, cropped to the longest text, with room for `words` context vectors from `start` on.
+    """Token ids as a rectangle, cropped to the longest text, with places for `words` context vectors from `start` on.
 
     Each text comes with its markers; `start`: how many of them stand before the words. Rows are filled up with `fill`,
-    else with the end marker again: causal towers pool at the first of those, so what follows has no effect. `whole`:
+    else with the end marker again: causal towers pool at the first of those, so the rest has no effect. `whole`:
     rows are `limit` long, whatever the texts are. Raises PromptError for a text that does not fit.
     """
-    room = [[*ids[:start], *([ids[0]] * words), *ids[start:]] for ids in tokens]
-    for index, ids in enumerate(room):
+    rows = [[*ids[:start], *([ids[0]] * words), *ids[start:]] for ids in tokens]
+    for index, ids in enumerate(rows):
         if len(ids) > limit:
             raise PromptError(
                 f"the prompt has {len(ids)} tokens ({words} of them learned context) and the model's context holds "
                 f"{limit}; shorten it",
                 index,
             )
-    longest = limit if whole else max(len(ids) for ids in room)
+    longest = limit if whole else max(len(ids) for ids in rows)
     return torch.tensor(
-        [[*ids, *([ids[-1] if fill is None else fill] * (longest - len(ids)))] for ids in room], dtype=torch.int64
+        [[*ids, *([ids[-1] if fill is None else fill] * (longest - len(ids)))] for ids in rows], dtype=torch.int64
     )

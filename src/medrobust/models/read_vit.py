@@ -1,6 +1,6 @@
-"""The parts of a CLIP vision tower or a ViT of transformers, read out only where nothing in it can do something else.
+"""The parts of a CLIP vision tower or a ViT of transformers, read only where they are all that the tower computes.
 
-A module of an unknown type, a hook, a patched forward or a weight that is no plain tensor is refused by name.
+A module of an unknown type, a hook, a patched forward or a weight that is not a plain tensor is refused by name.
 """
 
 from collections.abc import Mapping
@@ -97,7 +97,7 @@ def _check(name: str, module: nn.Module, *, own: bool) -> None:
     for key, weight in module.named_parameters(recurse=False):
         if type(weight) not in (nn.Parameter, Tensor) or not weight.is_floating_point():
             raise NotAViT(
-                f"{name}.{key} of the vision tower is no plain floating-point tensor, perhaps it is quantised"
+                f"{name}.{key} of the vision tower is not a plain floating-point tensor, perhaps it is quantised"
             )
 
 

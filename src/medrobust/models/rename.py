@@ -1,6 +1,6 @@
-"""From the names that OpenAI's, open_clip's and timm's transformers give their weights to those of transformers.
+"""Weights of OpenAI, open_clip and timm renamed to the keys of transformers.
 
-A table says where every key of a file goes, so that a missing or unexpected one is told by the file's own name.
+A table maps every key of a file, so that a missing or unexpected one is reported by the file's own name.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from medrobust.models.fill import refuse_keys
 
 
 class To(NamedTuple):
-    """Where a weight goes; to several keys: cut into as many equal parts."""
+    """The new keys of a weight; for several, it is cut into as many equal parts."""
 
     keys: tuple[str, ...]
     transposed: bool = False

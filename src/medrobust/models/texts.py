@@ -1,4 +1,4 @@
-"""Text towers of transformers as one thing: how their rows are filled up, and what of their output is the text."""
+"""One interface to the text towers of transformers: their padding, and the pooling of their output."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +12,7 @@ Rows = Int[Tensor, "texts tokens"]
 
 @dataclass(frozen=True)
 class Reading:
-    """How a tower reads: where the words begin, what stands after the end, which output it is pooled to.
+    """The layout of a tower's rows: first word, padding after the end, and pooling.
 
     `start`: markers before the first word. `fill`: the token behind the end of a text; None: its end marker again,
     for causal towers, which do not see it. `whole`: rows are always as long as the context. `masked`: the tower is
@@ -38,7 +38,7 @@ def layers_of(tower: Any) -> list[nn.Module]:
 
 
 def pooled_text(tower: Any, rows: Rows, reading: Reading) -> Float[Tensor, "texts width"]:
-    """What a tower makes of rows of tokens, before the projection."""
+    """Pooled output of a tower for rows of tokens, before the projection."""
     if not reading.masked:
         found: Tensor = tower(input_ids=rows).pooler_output
         return found

@@ -40,7 +40,7 @@ class TokenTower(nn.Module):
 
     @property
     def embeddings(self) -> nn.Module:
-        """What makes tokens of pixels."""
+        """The module that maps pixels to tokens."""
         return self._tower.embeddings
 
     @property
@@ -71,11 +71,11 @@ class SwinTower(nn.Module):
 
 
 def keep_statistics(tower: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Give a tower the mean and std of its channels, which are no weights of it."""
+    """Give a tower the mean and std of its channels, which are buffers, not weights."""
     tower.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
     tower.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
 
 def normalised_images(tower: Any, images: Images) -> Images:
-    """Images as a tower with such statistics wants them, in the dtype of its weights."""
+    """Images minus the tower's mean, divided by its std, in the dtype of its weights."""
     return ((images - tower.mean) / tower.std).to(next(tower.tower.parameters()).dtype)

@@ -1,4 +1,4 @@
-"""Trials of a user's own network on two images: what certificates and attacks rely on is seen before either starts."""
+"""Trials of a user's own network on two images, before a certificate or an attack relies on it."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -34,7 +34,7 @@ def check_evaluation(network: object, name: str) -> None:
 def fingerprint(described: str, networks: Iterable[nn.Module]) -> str:
     """A hash of a description and of all parameters and buffers by name; of the class's name where there are none.
 
-    Raises ModelError for weights that are not there yet.
+    Raises ModelError for weights that are not initialised yet.
     """
     digest = hashlib.sha256(described.encode())
     for network in networks:
@@ -60,7 +60,7 @@ def trial_images(size: int, device: torch.device) -> Float[Tensor, "2 3 height w
 def check_answers(encode: Callable[[Tensor], Rows], images: Tensor, *, name: str, what: str) -> Rows:
     """The rows of two images, which must be finite, the same in two calls, and the same for an image alone.
 
-    Raises ModelError saying which of it does not hold.
+    Raises ModelError saying which condition fails.
     """
     rows = attempted(lambda: encode(images), name=name, what=f"{len(images)} images of shape {tuple(images.shape[1:])}")
     if len(rows) != len(images):
@@ -82,7 +82,7 @@ def check_answers(encode: Callable[[Tensor], Rows], images: Tensor, *, name: str
 
 
 def attempted(call: Callable[[], T], *, name: str, what: str) -> T:
-    """What a call gives; raises ModelError with the network's own words where it fails."""
+    """The result of a call; raises ModelError with the network's own message where it fails."""
     try:
         return call()
     except MedrobustError:

@@ -36,7 +36,7 @@ OPEN_CLIP = (
 def read_weights(path: Path, names: tuple[tuple[str, str], ...] = TRANSFORMERS) -> Weights:
     """The weights of one file, or of a checkpoint folder: the first of `names` that is there, whole or in shards.
 
-    Old checkpoints carry `position_ids`, which is no weight and is dropped.
+    Old checkpoints carry `position_ids`, which is not a weight and is dropped.
     Raises ModelError for none, unreadable or non-finite ones.
     """
     files = (path,) if path.is_file() else _files(path, names)
@@ -73,7 +73,7 @@ def _shards(index: Path) -> list[str]:
     try:
         return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{index} is no index of shards: {type(error).__name__} {error}") from error
+        raise ModelError(f"{index} is not an index of shards: {type(error).__name__} {error}") from error
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -91,7 +91,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     except ModelError:
         raise
     except SafetensorError as error:
-        raise ModelError(f"{file} is no complete safetensors file: {error}") from error
+        raise ModelError(f"{file} is not a complete safetensors file: {error}") from error
     except Exception as error:
         raise ModelError(f"{file} cannot be read as plain weights ({type(error).__name__}); refused") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):

@@ -1,4 +1,4 @@
-"""An image classifier of the user's own, any torch module, as a model: its features are its logits."""
+"""A user's own image classifier, any torch module, as a model: its features are its logits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +28,7 @@ _LOGITS = "pass output=, a function from what the network returns to its logits 
 class WrappedClassifier:
     """A user's own image classifier; see `medrobust.types.ImageModel`.
 
-    It has no text encoder: the defence `undefended` is its own answer, and heads learn on top of its logits. What
+    It has no text encoder: the defence `undefended` is its own answer, and heads learn on top of its logits. Whatever
     needs prompts is refused by ModelError.
     """
 
@@ -43,7 +43,7 @@ class WrappedClassifier:
     logit_scale: float = 1.0  # its logits are its own
 
     def __call__(self, images: Tensor) -> Logits:
-        """Logits of images in [0, 1], for a user who looks at them.
+        """Logits of images in [0, 1].
 
         Raises ModelError for pixels outside of [0, 1].
         """

@@ -1,4 +1,4 @@
-"""A vision-language model of the user's own, already in memory (one of open_clip, for instance), from its functions."""
+"""A user's own vision-language model, already in memory (one of open_clip, for instance), from its functions."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +33,8 @@ _FEATURES = "give a function that returns features of shape (inputs, dim)"
 class WrappedClip:
     """A user's own dual encoder; see `medrobust.types.VisionLanguageModel`.
 
-    Texts are encoded whole, so hand-written prompts, votes of them, and heads on the features work. What puts learned
-    vectors before a text is refused by ModelError.
+    Texts are encoded whole, so hand-written prompts, votes of them, and heads on the features work. Learned
+    vectors before a text are refused by ModelError.
     """
 
     name: str
@@ -100,8 +100,8 @@ def wrap_clip(
     """A dual encoder that is already loaded, from its two encoders and its tokenizer, as a vision-language model.
 
     `tokenizer(texts)` gives a tensor, or a mapping of tensors that `encode_text` takes by name; without one,
-    `encode_text` takes the texts. Images are in [0, 1], and `mean` and `std` are taken inside. `logit_scale`: by how
-    much cosines are multiplied, exp of the parameter of that name. `module` holds the weights that plain functions
+    `encode_text` takes the texts. Images are in [0, 1], and `mean` and `std` are taken inside. `logit_scale`:
+    the factor of the cosines, exp of the parameter of that name. `module` holds the weights that plain functions
     use; a module, or a method of one, says so itself, and only its image encoder can be changed by a defence.
 
     Two images and two texts are tried. Raises ModelError as `wrap` does, and where features do not fit together.
@@ -132,7 +132,7 @@ def wrap_clip(
 
 
 def _owner(function: Any) -> nn.Module | None:
-    """The module that a function is, or is a method of."""
+    """The function itself where it is a module, or the module that it is a method of."""
     owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
 

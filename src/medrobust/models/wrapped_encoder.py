@@ -27,7 +27,7 @@ class WrappedEncoder:
     like: Encoder | None = field(default=None, compare=False)
 
     def __call__(self, images: Tensor, /) -> Features:
-        """Rows of numbers of images in [0, 1]; noisy ones may leave it.
+        """Features of images in [0, 1]; noisy ones may leave that range.
 
         Raises ModelError for images of another size or form.
         """

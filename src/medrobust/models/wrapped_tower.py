@@ -1,4 +1,4 @@
-"""A user's own network as an image encoder: pixels in [0, 1] enter, grey and normalisation are taken care of inside."""
+"""A user's own network as an image encoder of pixels in [0, 1]; grey and normalisation are applied inside."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ Rows = Float[Tensor, "batch numbers"]
 
 
 class OwnPixels(NamedTuple):
-    """What a network of the user's is given: three channels or their mean, less `mean`, divided by `std`."""
+    """The input of a user's network: three channels or their mean, less `mean`, divided by `std`."""
 
     name: str  # of the model, for sentences
     channels: Channels
@@ -140,12 +140,12 @@ def dtype_of(network: nn.Module) -> torch.dtype:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where its first weight lies; the CPU where it has none."""
+    """The device of its first weight; the CPU where it has none."""
     return next((held.device for held in chain(network.parameters(), network.buffers())), torch.device("cpu"))
 
 
 def numbers_of(found: Any, names: Sequence[str], *, name: str, advice: str) -> Rows:
-    """The tensor in what a network returned: the tensor itself, or what stands there under one of `names`.
+    """The tensor in a network's return value: the value itself, or its entry under one of `names`.
 
     Raises ModelError where it is none, or not one row of numbers an image.
     """

@@ -43,7 +43,7 @@ class Whole(NamedTuple):
 class Last(NamedTuple):
     """The last block, for the class token: keys and values are never formed, their weights move to its side.
 
-    Scores q.(K y + b) = (K^T q).y + a number that softmax does not see; sum_t a_t (V y_t) = V sum_t a_t y_t.
+    Scores q.(K y + b) = (K^T q).y + a constant that softmax cancels; sum_t a_t (V y_t) = V sum_t a_t y_t.
     """
 
     norm1: NormParts
@@ -57,7 +57,7 @@ class Last(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """All that stands behind the tokens, in the dtype it runs in."""
+    """Every layer after the tokens, in the dtype it runs in."""
 
     pre_norm: NormParts | None
     whole: tuple[Whole, ...]
@@ -69,7 +69,7 @@ class Parts(NamedTuple):
 
 
 def prepared(vit: ViT, dtype: torch.dtype, *, pack: bool) -> tuple[Parts, str]:
-    """The parts of a tower made ready to run in `dtype`, and the name of what multiplies its matrices."""
+    """The parts of a tower made ready to run in `dtype`, and the name of the library that multiplies its matrices."""
     layer = _packed if pack else _plain
 
     def norm(found: NormParts) -> NormParts:
@@ -158,9 +158,9 @@ def _linear(
 
 
 def packing_works(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN's packed layers exist here and agree with torch's own on a small example.
+    """True where oneDNN's packed layers exist and agree with torch's own on a small example.
 
-    They are what inductor itself emits on processors without MKL and a tenth faster than MKL, but no public function.
+    Inductor itself emits them on processors without MKL. They are a tenth faster than MKL, but not a public function.
     """
     if device.type != "cpu" or dtype != torch.float32:
         return False

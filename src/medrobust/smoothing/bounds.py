@@ -52,7 +52,7 @@ def radius_of(bound: float, sigma: float) -> float:
 
 
 def round_down(value: float, digits: int = 6) -> float:
-    """The largest number with so many decimals that is not above `value`.
+    """The largest number with `digits` decimals that is not above `value`.
 
     >>> round_down(0.123456789)
     0.123456
@@ -63,7 +63,7 @@ def round_down(value: float, digits: int = 6) -> float:
 
 
 def largest_radius(trials: int, alpha: float, sigma: float) -> float:
-    """What an image gets when every vote is right: nothing in a run can exceed it."""
+    """Radius of an image when every vote is right: no radius of a run can exceed it."""
     return radius(trials, trials, alpha, sigma)
 
 
@@ -98,6 +98,6 @@ def interval(hits: int, total: int, confidence: float = 0.95) -> Interval:
 
 def _check(successes: int, trials: int, alpha: float) -> None:
     if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(f"{successes} successes in {trials} trials is no count")
+        raise ValueError(f"{successes} successes in {trials} trials are not a count")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}, must lie between 0 and 1")

@@ -21,11 +21,11 @@ from medrobust.types import Classifier, Image, Scope
 
 @dataclass(frozen=True)
 class Smoothing:
-    """How an image is certified: noise level, error probability, draws, and when to stop drawing.
+    """Settings of a certificate: noise level, error probability, draws, and the rule for stopping.
 
     `fixed`: always `budget` draws, any radius. `spending`: stops as soon as every radius of the grid `radii` is
     certified or given up, at most `budget` draws, and certifies radii of that grid. `anytime`: stops likewise, by
-    bounds that hold at every moment, any radius. Raises SmoothingError for settings no certificate can come out of.
+    bounds that hold at every moment, any radius. Raises SmoothingError for settings that cannot give any certificate.
     """
 
     sigma: float  # standard deviation of the noise, in pixels of [0, 1]
@@ -84,7 +84,7 @@ class Smoothing:
 
     @property
     def record(self) -> Record:
-        """What, beside a count, decides a radius; a row keeps it."""
+        """The settings that decide a radius together with a count; a row keeps them."""
         return {
             "stopping": self.stopping,
             "grid": tuple(sorted(self.radii)) if self.stopping == "spending" else (),
@@ -183,7 +183,7 @@ def _race(copies: Copies, selected: np.ndarray, smoothing: Smoothing, draws: Dra
 
 
 def _tally(said: Answers, classes: int) -> np.ndarray:
-    """How often each class was answered, a row a classifier; the last column for no class."""
+    """Count of each class among the answers, a row a classifier; the last column for no class."""
     width = classes + 1
     columns = torch.where(said >= 0, said, classes)
     flat = columns + width * torch.arange(said.shape[1], device=said.device)
@@ -218,7 +218,7 @@ def predict(
 def count_votes(
     classifiers: Sequence[Classifier], image: Image, draws: Draws, sampler: Sampler
 ) -> Int[np.ndarray, "classifiers classes"]:
-    """How often each classifier answers each class, over all the draws; answers that are no class are in none."""
+    """Votes of each classifier for each class, over all draws; an answer with a non-finite logit counts for none."""
     return _count(Copies(classifiers, image, sampler), len(classifiers), draws)[:, :-1]
 
 
@@ -232,7 +232,7 @@ def _answer(votes: np.ndarray, smoothing: Smoothing) -> Prediction:
 
 @torch.inference_mode()
 def clean_answers(classifiers: Sequence[Classifier], image: Image) -> list[int | None]:
-    """What each classifier says of the image as it is; None where its logits are not finite."""
+    """Each classifier's answer to the clean image; None where its logits are not finite."""
     said: list[int | None] = [None] * len(classifiers)
     for encode, users in encoders(classifiers):
         features = encode(image[None])

@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EncoderChoice:
-    """What is wanted of the encoder; None: decide by measuring."""
+    """The wanted batch size, number format and code of the encoder; None: decide by measuring."""
 
     batch: int | None = None
     lean: bool = True
@@ -97,7 +97,7 @@ def _maker(wanted: EncoderChoice, say: Say) -> Callable[[Encoder, Image], NoisyE
 
 
 def _again(wanted: EncoderChoice) -> Callable[[Encoder], NoisyEncoder]:
-    """The lean path for another tower of the form of one that was found equal on it; nothing is compared anew."""
+    """The lean path for a tower of the same form as one that was compared before; nothing is compared anew."""
 
     def again(encode: Encoder) -> NoisyEncoder:
         return lean_encoder(encode.parts(), dtype=wanted.dtype, compile=bool(wanted.compile))
@@ -106,7 +106,7 @@ def _again(wanted: EncoderChoice) -> Callable[[Encoder], NoisyEncoder]:
 
 
 def _pays(classifiers: Sequence[Classifier], wanted: EncoderChoice) -> bool:
-    """Whether compiling can make one of the encoders faster."""
+    """True where compiling can make one of the encoders faster."""
     try:
         return wanted.lean and any(compiling_pays(one.encode.parts(), wanted.dtype) for one in classifiers)
     except NotAViT:

@@ -1,4 +1,4 @@
-"""A vision transformer under Gaussian noise on its pixels, without ever forming a noisy picture.
+"""A vision transformer under Gaussian noise on its pixels, computed without forming a noisy picture.
 
 The first layer is linear, so tokens of a noisy picture are tokens of the picture plus a linear map of the noise: the
 picture goes through it once. With more pixels in a patch than numbers in a token, the map's output N(0, W W^T) is
@@ -128,18 +128,18 @@ def difference(
 
 
 def compiling_pays(vit: ViT, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether compiling can make this tower faster.
+    """True where compiling can make this tower faster.
 
-    Not where oneDNN packs its layers: inductor cannot trace those, and what it makes of MKL's instead is slower than
-    they are uncompiled.
+    It cannot where oneDNN packs the layers: inductor cannot trace those, and its code with MKL's is slower than the
+    packed layers uncompiled.
     """
     return not packing_works(vit.patch.device, dtype)
 
 
 def compiler_missing() -> str | None:
-    """Why torch.compile cannot be used here, in one sentence; None where it can.
+    """The reason that torch.compile cannot be used, in one sentence; None where it can.
 
-    Compiles a trivial function, seconds the first time; what the compiler raises is the answer.
+    Compiles a trivial function, which takes seconds the first time; the compiler's error is the reason.
     """
     try:
         ones = _compiled(_doubled)(torch.ones(8))

@@ -1,6 +1,6 @@
 """Standard normal numbers whose tail is the Gaussian's own.
 
-torch's float32 normals on a CPU stop at 5.77 standard deviations, which a certificate's theorem does not know. Here
+torch's float32 normals on a CPU stop at 5.77 standard deviations; a certificate's theorem assumes the full tail. Here
 they come from NumPy's ziggurat (CPU) or from 53-bit uniforms (elsewhere), so no correction of the bound is needed.
 """
 
@@ -15,7 +15,7 @@ from medrobust.seeds import numpy_stream, stream
 
 BLOCK = 64  # draws that a device makes at a time
 
-Noise = Callable[[int], Float[Tensor, "draws *shape"]]  # the next so many draws
+Noise = Callable[[int], Float[Tensor, "draws *shape"]]  # the next draws, of the number asked for
 
 
 def noise(shape: tuple[int, ...], device: torch.device, *, seed: int, use: str, item: str, sigma: float) -> Noise:
@@ -33,7 +33,7 @@ def noise(shape: tuple[int, ...], device: torch.device, *, seed: int, use: str, 
 def blocks(shape: tuple[int, ...], generator: torch.Generator) -> Noise:
     """Draws on the generator's device, made in float64 and in blocks of one size, so that no batch size changes them.
 
-    What a GPU draws depends on how many numbers are asked for at a time.
+    The numbers that a GPU draws depend on the size of each request.
     """
     waiting = torch.empty(0, *shape, device=generator.device)
 
@@ -54,7 +54,7 @@ def blocks(shape: tuple[int, ...], generator: torch.Generator) -> Noise:
 
 
 def kernel(device: torch.device) -> str:
-    """The name of the source of noise, for a run's record."""
+    """Name of the generator of the noise, for a run's record."""
     if device.type == "cpu":
         return "numpy ziggurat float32 (SFC64)"
     return f"torch {device.type} float64 -> float32, blocks of {BLOCK}"

@@ -1,4 +1,4 @@
-"""One pass over the noise for any number of classifiers: what each answers on noisy copies of one image.
+"""Answers of any number of classifiers to noisy copies of one image, in one pass over the noise.
 
 The features of a noisy image do not depend on the head, so classifiers with equal `encode` share every encoder pass,
 and heads that compare with directions share one matrix product.
@@ -24,11 +24,11 @@ class NoisyEncoder(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the numbers one copy takes."""
+        """Shape of the numbers that one copy takes."""
 
     @property
     def kernel(self) -> str:
-        """What computes it, for a run's record."""
+        """Name of the code that computes it, for a run's record."""
 
     def at(self, image: Image, sigma: float) -> Callable[[Float[Tensor, "batch *shape"]], Features]:
         """Fix the image and the noise level once, then encode batch after batch."""
@@ -49,10 +49,10 @@ class PixelNoise:
 
 @dataclass
 class Sampler:
-    """How noisy copies are encoded in a run: so many at a time, by which code; decided once and kept.
+    """The batch size and the code that encode noisy copies in a run; decided once and kept.
 
-    `batch` is part of what is certified, because a network's results differ in their last bits between batch sizes:
-    every batch has it, the last one filled up. `make(encode, image)` returns a faster encoder with the same output.
+    `batch` is part of what is certified, because a network's results differ by rounding between batch sizes: every
+    batch has that size, the last one filled up. `make(encode, image)` returns a faster encoder with the same output.
     `again(encode)` does the same for a copy with other weights (`Encoder.like`); it reuses what `make` decided and
     checks nothing.
     """
@@ -79,13 +79,13 @@ class Sampler:
 
     @property
     def kernels(self) -> list[str]:
-        """What has computed so far, for a run's record."""
+        """Names of the code that has computed so far, for a run's record."""
         return sorted({made.kernel for _, _, made in self._made})
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Which noise: `trials` copies of an image at sigma, from the stream of (seed, use, item, sigma)."""
+    """Noise to draw: `trials` copies of an image at sigma, from the stream of (seed, use, item, sigma)."""
 
     sigma: float
     trials: int
@@ -111,7 +111,7 @@ class Copies:
         """For each batch of copies: the places of classifiers that share an encoder, and what they answer.
 
         A group is encoded as long as one of its classifiers is running; all end when none is. Encoders that take
-        noise of the same shape see the same noise, and nobody's noise depends on who else takes part.
+        noise of the same shape see the same noise, which does not depend on the other classifiers.
         """
         streams: dict[tuple[int, ...], Noise] = {}
         encode = [encoder.at(self._image, draws.sigma) for encoder, _ in self._groups]

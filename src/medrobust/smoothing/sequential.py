@@ -29,20 +29,20 @@ _UP = 1 + 1e-12  # p0 is rounded up: scipy's norm.cdf is good to 1e-15
 
 @dataclass(frozen=True, eq=False)
 class Boundaries:
-    """What a count must reach; columns are the radii of the grid, ascending."""
+    """Counts that certify a radius or give it up; columns are the radii of the grid, ascending."""
 
     looks: Looks
-    accept: Int[np.ndarray, "looks radii"]  # so many successes, or more, certify; looks + 1 where none can
-    refuse: Int[np.ndarray, "looks radii"]  # so many, or fewer, give it up; -1 where none do
+    accept: Int[np.ndarray, "looks radii"]  # this number of successes, or more, certifies; looks + 1 where none can
+    refuse: Int[np.ndarray, "looks radii"]  # this number, or fewer, gives it up; -1 where none does
 
     @property
     def reachable(self) -> int:
-        """How many radii of the grid some count can certify."""
+        """The number of radii of the grid that some count can certify."""
         return int((self.accept <= self.looks[:, None]).any(axis=0).sum())
 
 
 class Record(TypedDict):
-    """What, beside a count, decides a radius."""
+    """The settings that decide a radius together with a count."""
 
     stopping: Stopping
     grid: tuple[float, ...]  # the radii that are tested, ascending, for `spending`; else none
@@ -53,7 +53,7 @@ class Record(TypedDict):
 
 
 class Course(NamedTuple):
-    """What a rule does at one pA: exact chance to certify, and exact mean number of draws."""
+    """Behaviour of a rule at one pA: exact chance to certify, and exact mean number of draws."""
 
     certified: float
     draws: float
@@ -209,7 +209,7 @@ def mixture_lower_bound(successes: int, trials: int, alpha: float) -> float:
 
 
 def course(rule: Boundaries, p: float) -> Course:
-    """Exactly what a rule does where every draw succeeds with probability p: certifies its smallest radius, stops.
+    """The exact course of a rule where every draw succeeds with probability p: its chance to certify, its mean draws.
 
     The mean counts the draws until every radius of the grid is certified or given up.
     """
@@ -253,7 +253,7 @@ class Recorded(Protocol):
 
 
 def record_of(one: Recorded) -> Record:
-    """What, beside its count, decides the radius of a certificate."""
+    """The settings in a certificate that decide its radius together with its count."""
     return {
         "stopping": one.stopping,
         "grid": one.grid,
@@ -267,14 +267,14 @@ def record_of(one: Recorded) -> Record:
 def certified_radius(votes: int, trials: int, **record: Unpack[Record]) -> float | None:
     """The l2 radius that `votes` of `trials` prove at the look where sampling decided; None where nothing (abstain).
 
-    All arguments stand in a record. Raises ValueError where `trials` is no look of the rule.
+    All arguments stand in a record. Raises ValueError where the rule has no look at `trials`.
     """
     alpha, sigma = record["alpha"], record["sigma"]
     if record["stopping"] == "spending":
         rule = _rule_of(record)
         row = int(np.searchsorted(rule.looks, trials))
         if row >= len(rule.looks) or rule.looks[row] != trials:
-            raise ValueError(f"{trials} draws is no look: one comes every {record['look']} of {record['budget']}")
+            raise ValueError(f"no look at {trials} draws: one comes every {record['look']} of {record['budget']}")
         certified = int(np.searchsorted(rule.accept[row], votes, side="right"))
         return record["grid"][certified - 1] if certified else None
     if record["stopping"] == "anytime":
@@ -295,7 +295,7 @@ def _rule_of(record: Record) -> Boundaries:
 
 
 def largest_certifiable(**record: Unpack[Record]) -> float:
-    """What an image gets when every vote is right: nothing can exceed it."""
+    """Radius of an image when every vote is right: no radius can exceed it."""
     if record["stopping"] == "spending":
         reachable = _rule_of(record).reachable
         return record["grid"][reachable - 1] if reachable else 0.0

@@ -16,7 +16,7 @@ _VERSION = 1  # of the computation: a change of it leaves old files unread
 def kept(name: str, inputs: Mapping[str, Any], build: Callable[[], Int[np.ndarray, " looks"]]) -> np.ndarray:
     """The table for these inputs, read where a whole one lies there, else built and written.
 
-    A file that is torn, foreign or changed is built anew; a folder that cannot be written costs time, nothing else.
+    A file that is cut off, foreign or changed is built anew; without a writable folder the table is only not kept.
     """
     key = _digest({"name": name, "version": _VERSION, **inputs})
     path = folder() / f"{name}-{key[:32]}.json"
@@ -28,7 +28,7 @@ def kept(name: str, inputs: Mapping[str, Any], build: Callable[[], Int[np.ndarra
 
 
 def folder() -> Path:
-    """Where tables lie: MEDROBUST_CACHE, else medrobust/ in the user's cache."""
+    """The folder of tables: MEDROBUST_CACHE, else medrobust/ in the user's cache."""
     named = os.environ.get("MEDROBUST_CACHE")
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medrobust"
 

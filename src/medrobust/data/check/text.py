@@ -1,4 +1,4 @@
-"""What a check of images found, as a page of text."""
+"""The result of a check of images as a page of text."""
 
 from collections.abc import Callable, Iterable, Sequence
 

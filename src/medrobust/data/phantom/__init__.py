@@ -93,7 +93,7 @@ def _cell(absorbance: Absorbance, rng: np.random.Generator, cell: Cell, radius: 
 
 
 def _strew(rng: np.random.Generator, clear: float) -> list[tuple[float, float]]:
-    """Where erythrocytes lie: `clear` um away from the middle, seldom deep in each other."""
+    """Positions of erythrocytes: `clear` um away from the middle, seldom deep in each other."""
     reach, wanted, apart = FIELD / 2 + 2.5, int(rng.integers(6, 14)), rng.uniform(4.5, 7.5)
     places: list[tuple[float, float]] = []
     for x, y in rng.uniform(-reach, reach, (60, 2)).tolist():
@@ -103,7 +103,7 @@ def _strew(rng: np.random.Generator, clear: float) -> list[tuple[float, float]]:
 
 
 def _smear(cell: Cell, rng: np.random.Generator, grid: int) -> Absorbance:
-    """What absorbs light on `grid` x `grid` points: plasma under a tilted lamp, erythrocytes, the cell on top."""
+    """Absorption on `grid` x `grid` points: plasma under a tilted lamp, erythrocytes, the cell on top."""
     blue = rng.random() < 0.12  # now and then a colder stain and lamp
     plasma = stain_of((238, 236, 246) if blue else (254, 230, 206))
     absorbance = plasma * rng.uniform(0.7, 1.2) + np.zeros((3, grid, grid), np.float32)

@@ -1,4 +1,4 @@
-"""The table of cells: what each of the 8 classes is made of, and the shapes of their nuclei."""
+"""The table of cells: the parts of each of the 8 classes, and the shapes of their nuclei."""
 
 import math
 from collections.abc import Callable

@@ -19,7 +19,7 @@ Span = tuple[int | float, int | float]
 
 
 class Window(NamedTuple):
-    """A square part of the slide around a cell: coordinates in um from its centre, and what absorbs light there."""
+    """A square part of the slide around a cell: coordinates in um from its centre, and the absorption there."""
 
     x: Plane
     y: Plane
@@ -40,7 +40,7 @@ class Lobe(NamedTuple):
 
 @dataclass(frozen=True)
 class Granules:
-    """How many, how large (radius, um), of what colour, and whether they lie over the nucleus too."""
+    """Number, size (radius, um) and colour of granules, and whether they lie over the nucleus too."""
 
     count: Span
     radius: Span
@@ -73,7 +73,7 @@ def chain(window: Window, lobes: list[Lobe], width: float) -> Plane:
 
 
 def stain_of(colour: Colour) -> Stain:
-    """What must absorb white light to leave `colour`."""
+    """The absorption that turns white light into `colour`."""
     return -np.log(np.asarray(colour, np.float32).reshape(3, 1, 1) / 255)
 
 
@@ -83,7 +83,7 @@ def inside(distance: Plane, edge: float = 0.15) -> Plane:
 
 
 def paint(window: Window, mask: Plane, stain: Stain) -> None:
-    """Replace what absorbs under `mask` by `stain`, in place."""
+    """Replace the absorption under `mask` by `stain`, in place."""
     window.absorbance[...] += mask * (stain - window.absorbance)
 
 

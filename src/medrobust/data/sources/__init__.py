@@ -1,4 +1,4 @@
-"""Where labelled images come from: a folder a class, a manifest, a MedMNIST file, or the phantom."""
+"""Sources of labelled images: a folder a class, a manifest, a MedMNIST file, or the phantom."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def open_dataset(
     decoded are left out and their ids stand in `Dataset.skipped`. A task with findings is refused unless `findings`
     says that the caller knows what its labels are.
 
-    Raises `DataError` or `TaskError` with one sentence when the source is not what it should be or does not fit the
+    Raises `DataError` or `TaskError` with one sentence when the source cannot be read or does not fit the
     task, and `BrokenImageError` when an image cannot be decoded.
     """
     name, path = str(source), Path(source)

@@ -37,8 +37,8 @@ def open_archive(
     """One split of the file, held in memory; the ids are `{split}/{row}`.
 
     Images are uint8, `N x H x W` or `N x H x W x 3`; labels are integers, `N` or `N x 1`, or a column of 0 and 1 for
-    each finding of the task. Nothing is unpickled, and a class may have no image. Raises `DataError` with what was
-    found and what was expected.
+    each finding of the task. Nothing is unpickled, and a class may have no image. Raises `DataError` naming
+    what was found and what was expected.
     """
     images, targets = read_split(path, split, task)
     _check_range(targets, task, f"{path}: {split}_labels")
@@ -74,7 +74,7 @@ def read_split(path: Path, split: str, task: Task | None = None) -> tuple[np.nda
 
 
 def splits_of(path: Path) -> list[str]:
-    """The splits that have images, in the file's order. Raises `DataError` for what is no such file."""
+    """The splits that have images, in the file's order. Raises `DataError` for a file of another kind."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             names = [key.removesuffix("_labels") for key in archive.files if key.endswith("_labels")]
@@ -97,7 +97,7 @@ def _arrays(path: Path, split: str, *parts: str) -> list[np.ndarray]:
     try:
         if not zipfile.is_zipfile(path):
             raise DataError(
-                f"{path} {'is no .npz file, or only the beginning of one' if path.exists() else 'does not exist'}; "
+                f"{path} {'is not an .npz file, or only the beginning of one' if path.exists() else 'does not exist'}; "
                 "fetch it again"
             )
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:

@@ -1,4 +1,4 @@
-"""All images of a source as they lie there, good or bad, before anything is refused."""
+"""All images that a source names, readable or not, before anything is refused."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ EVERY = "every"  # the split of images that belong to all splits
 
 
 class ListedImage(NamedTuple):
-    """One image that a source names; `label` is a class of the task where it has one, or what the source says."""
+    """One image that a source names; `label` is a class of the task where it has one, or the source's own word."""
 
     id: str
     split: str
@@ -38,7 +38,7 @@ class Remark(NamedTuple):
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a source names, and what a run would refuse in it."""
+    """The images that a source names, and remarks on those that a run would refuse."""
 
     images: Sequence[ListedImage]
     task: Task | None
@@ -47,7 +47,7 @@ class Inventory:
 
 
 def take_inventory(source: str, task: Task | None) -> Inventory:
-    """Every image of every split, with no look inside. Raises `DataError` for what is no source at all."""
+    """Every image of every split, not decoded. Raises `DataError` where the source cannot be listed at all."""
     path = Path(source)
     if is_phantom(source):
         return _phantom(source, task)
@@ -166,7 +166,7 @@ def _class_of(name: str, task: Task | None) -> tuple[str, bool]:
 
 
 def _told_by(row: Row, task: Task | None) -> tuple[str, str]:
-    """What a row of a manifest says, and what is wrong with it."""
+    """The label of a manifest's row, and a remark where it is wrong."""
     if task is None:
         return row.label, ""
     try:

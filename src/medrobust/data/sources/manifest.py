@@ -43,7 +43,7 @@ def list_manifest(manifest: Path, task: Task, split: str) -> list[LabelledFile]:
 
 
 def read_manifest(manifest: Path, task: Task | None = None) -> list[Row]:
-    """All rows, with no look at the files that they name. Raises `DataError` for what is no manifest."""
+    """All rows; the files that they name are not opened. Raises `DataError` for a file that is not a manifest."""
     needed = ("path",) if several(task) else ("path", "label")
     with reading(f"manifest {manifest}"):
         if manifest.suffix.lower() == ".jsonl":
@@ -52,7 +52,7 @@ def read_manifest(manifest: Path, task: Task | None = None) -> list[Row]:
 
 
 def label_of(row: Row, task: Task) -> int:
-    """What a row says of the task; raises `TaskError` or `DataError`."""
+    """The label of a row in this task; raises `TaskError` or `DataError`."""
     return ticked(row.cells, row.label, task) if several(task) else task.index_of(row.label)
 
 

@@ -1,4 +1,4 @@
-"""Where a MedMNIST file lies on this machine. Nothing is ever downloaded."""
+"""MedMNIST files on this machine. Nothing is ever downloaded."""
 
 import os
 import re
@@ -19,7 +19,7 @@ def medmnist_tasks() -> dict[str, str]:
 
 
 def is_archive_name(name: str) -> bool:
-    """Whether a source means an .npz file: a MedMNIST name with or without its size, or a path that ends so."""
+    """True for a source that means an .npz file: a MedMNIST name with or without its size, or a path ending in .npz."""
     return name.lower().endswith(".npz") or re.sub(r"_\d+$", "", name) in medmnist_tasks()
 
 

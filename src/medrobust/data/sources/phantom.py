@@ -11,7 +11,7 @@ COUNTS = {"train": 1600, "val": 200, "test": 400}
 
 
 def is_phantom(name: str) -> bool:
-    """Whether a source means the phantom."""
+    """True for a source that means the phantom."""
     return name == "phantom" or name.startswith("phantom:")
 
 
@@ -43,7 +43,7 @@ def phantom_task(task: Task | None) -> Task:
 
 
 def count_of(name: str, split: str) -> int:
-    """How many images a split has. Raises `DataError`."""
+    """The number of images in a split. Raises `DataError`."""
     if split not in COUNTS:
         raise DataError(f"the phantom has no split {split!r}, only {', '.join(COUNTS)}")
     _, given, count = name.partition(":")

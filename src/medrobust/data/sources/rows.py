@@ -19,7 +19,7 @@ class Cells(NamedTuple):
 
 @contextmanager
 def reading(what: str, *, are: str = "is", them: str = "it") -> Iterator[None]:
-    """Raise `DataError`, in words, where a file of rows cannot be opened or is no UTF-8 text."""
+    """Raise `DataError`, in words, where a file of rows cannot be opened or is not UTF-8 text."""
     try:
         yield
     except OSError as error:
@@ -29,7 +29,7 @@ def reading(what: str, *, are: str = "is", them: str = "it") -> Iterator[None]:
 
 
 def csv_cells(path: Path) -> tuple[list[str], list[Cells]]:
-    """Columns and rows; none of either in an empty file. Raises `DataError`, with the line, for what is no CSV."""
+    """Columns and rows; none of either in an empty file. Raises `DataError`, with the line, where it is not CSV."""
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, strict=True)
         rows: list[Cells] = []
@@ -55,7 +55,7 @@ def json_cells(path: Path, *, expected: str) -> list[Cells]:
             except ValueError as error:
                 raise DataError(f"{path}, line {line}: not JSON ({getattr(error, 'msg', error)})") from error
             if not isinstance(values, dict):
-                raise DataError(f"{path}, line {line}: {text.strip()[:40]!r} is no object with {expected}")
+                raise DataError(f"{path}, line {line}: {text.strip()[:40]!r} is not an object with {expected}")
             rows.append(Cells(line, values))
     return rows
 

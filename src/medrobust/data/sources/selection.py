@@ -1,4 +1,4 @@
-"""Which images of a data set: the first few of every class, or random ones of every class."""
+"""A choice of a data set's images: the first few of every class, or random ones of every class."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from medrobust.errors import ConfigError, DataError
 def balanced(targets: Sequence[int], limit: int | None) -> list[int]:
     """Rows of `limit` images (all without a limit), taken in turn from every class.
 
-    A smaller limit gives the beginning of what a larger one gives, so that a run can be extended. Raises `ConfigError`
+    The rows of a smaller limit are the first rows of a larger one, so that a run can be extended. Raises `ConfigError`
     when the limit is below one.
 
     >>> balanced([0, 0, 0, 1, 1], 4)

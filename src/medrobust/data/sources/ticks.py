@@ -1,4 +1,4 @@
-"""Which findings a row of labels says are there: a column each, names in one cell, or a row of a matrix."""
+"""Findings of an image from its row of labels: a column each, names in one cell, or a row of a matrix."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +40,7 @@ def ticked(cells: Mapping[str, Any], label: str, task: Task) -> int:
 
 
 def masks(labels: Shaped[np.ndarray, "..."], task: Task, where: str) -> list[int]:
-    """The labels of a matrix of 0 and 1, a column a finding. Raises `DataError` where it is none."""
+    """The labels of a matrix of 0 and 1, a column a finding. Raises `DataError` for any other array."""
     every = several(task) or task
     columns = labels.reshape(len(labels), -1)
     if columns.shape[1] != len(every.classes) or not np.isin(columns, (0, 1)).all():

@@ -1,4 +1,4 @@
-"""Certificates put to the test: attacked inside their radius, drawn again, held against a large count of fresh noise.
+"""Tests of certificates: attacked inside their radius, drawn again, compared with a large count of fresh noise.
 
 Noise here comes from streams of its own (uses that begin with "audit"), which no certificate has seen.
 """
@@ -42,7 +42,7 @@ class AttackInside(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """What came of an attack inside a certified radius."""
+    """The outcome of an attack inside a certified radius."""
 
     attacked: Image
     distance: float  # l2, in float64
@@ -69,10 +69,10 @@ def attack_inside(
     sampler: Sampler,
     retune: Callable[[Image], Classifier] | None = None,
 ) -> Attempt:
-    """Attack a certificate inside its radius and judge by fresh draws, wrongly against it with chance `level`.
+    """Attack a certificate inside its radius and judge by fresh draws, unjustly against it with chance `level`.
 
     The theorem promises a majority at every point inside. `retune` makes the classifier that would answer the attacked
-    image; what it says is told, not judged. Raises SmoothingError where the attack leaves the ball.
+    image; its answer is told, not judged. Raises SmoothingError where the attack leaves the ball.
     """
     if claim.prediction is None:
         raise SmoothingError("an abstention promises nothing that could be attacked")
@@ -116,7 +116,7 @@ def redraw(
     repeats: int,
     sampler: Sampler,
 ) -> list[list[Certificate]]:
-    """So many new certificates of one image for each classifier, from noise that the run has not seen."""
+    """`repeats` new certificates of one image for each classifier, from noise that the run has not seen."""
     found = [
         certify(classifiers, image, smoothing, seed=seed, item=f"audit {item} {number}", sampler=sampler)
         for number in range(repeats)
@@ -125,7 +125,7 @@ def redraw(
 
 
 def contradicted(claim: Claim, votes: Votes, trials: int, *, level: float = 1e-6) -> bool:
-    """Is the radius larger than any that a large fresh count allows, with confidence 1 - level?"""
+    """True where the radius is larger than any that a large fresh count allows, with confidence 1 - level."""
     if claim.prediction is None:
         return False
     hits = int(votes[claim.prediction]) if claim.prediction < len(votes) else 0

@@ -1,4 +1,4 @@
-"""How much chance a check of an audit leaves: plain numbers, no torch."""
+"""Chance of false alarms in the checks of an audit: plain numbers, no torch."""
 
 from scipy.stats import binom
 
@@ -6,5 +6,5 @@ LEVEL = 1e-4  # chance that a check of a sound run finds something, over all its
 
 
 def too_many(found: int, tested: int, alpha: float, level: float = LEVEL) -> bool:
-    """More than `tested` events of chance `alpha` each can explain at this level."""
+    """True for more events than `tested` chances of `alpha` each can explain at this level."""
     return bool(found and binom.sf(found - 1, tested, alpha) <= level)

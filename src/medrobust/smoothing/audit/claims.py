@@ -1,4 +1,4 @@
-"""Does a record support the radius it claims? Judged by other means than those that computed it.
+"""Checks that a record supports the radius it claims, by other means than those that computed it.
 
 A radius r is supported where "pA <= Phi(r / sigma)" is rejected at level alpha. `bounds` and `sequential` invert that
 test; here the test itself is carried out, by binomial tails, by a dynamic programme and by numerical integration.
@@ -23,7 +23,7 @@ _NEARLY = 1e-6  # relative error granted to the numbers here
 
 @runtime_checkable
 class Claim(Recorded, Protocol):
-    """What is read of a certificate, fresh or from a file; attributes as in `Certificate`."""
+    """The fields of a certificate that a check reads, fresh or from a file; attributes as in `Certificate`."""
 
     @property
     def prediction(self) -> int | None: ...
@@ -40,7 +40,7 @@ class Claim(Recorded, Protocol):
 
 
 def doubts(claim: Claim) -> list[str]:
-    """What is wrong with a certificate, judged from its record alone, as sentences; empty where nothing is."""
+    """Sentences about faults of a certificate, judged from its record alone; empty where there are none."""
     counts = f"{claim.votes} votes in {claim.trials} of at most {claim.budget} draws, {claim.stopping}"
     try:
         found = sequential.certified_radius(claim.votes, claim.trials, **sequential.record_of(claim))
@@ -61,7 +61,7 @@ def doubts(claim: Claim) -> list[str]:
 
 
 def supports(claim: Claim, radius: float) -> bool:
-    """Do the recorded counts reject "pA <= Phi(radius / sigma)" at the recorded level, under the recorded rule?"""
+    """True where the recorded counts reject "pA <= Phi(radius / sigma)" at the recorded level, by the recorded rule."""
     p0 = float(norm.cdf(radius / claim.sigma))
     if p0 >= 1 or claim.trials < 1:
         return False

@@ -1,7 +1,7 @@
 """The stated error probability at an image where no radius is true: the border between two classes.
 
 There the largest class probability is about one half, so that a sound rule certifies in at most about alpha of all
-tries, however it stops. Draws that chose the class and are counted again give themselves away there as well.
+tries, however it stops. Draws that chose the class and are counted again become visible there as well.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def border_image(
 ) -> Image | None:
     """The point on a line where `answer` loses its majority under noise, by halving; None where it does not.
 
-    `draws` says which noise: the same at all points.
+    `draws` is the noise, the same at all points.
     """
     start = Draws(draws.sigma, _SEARCH, draws.use, draws.seed, draws.item)
 
@@ -102,7 +102,7 @@ def try_often(
 
 
 def dependence(certificates: Sequence[Certificate]) -> tuple[float, float]:
-    """Do the votes know which class was chosen? The excess over one half, and an exact p-value.
+    """Dependence of the votes on the choice of the class: their excess over one half, and an exact p-value.
 
     Of the two classes chosen most often, as many tries each. Where choice and votes are independent, the votes are
     sums of Bernoulli draws with probabilities p and q, p + q <= 1; by Hoeffding (Ann. Math. Stat. 27, 1956) their upper
