@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from medrobust.cli.app import Json, Model, Task, app, command_of, reporter
+from medrobust.cli.app import DATA, Json, Model, Task, app, command_of, reporter
 
 data = typer.Typer(help="Look at images before anything else, or cut slides into them.", no_args_is_help=True)
-app.add_typer(data, name="data")
+app.add_typer(data, name="data", rich_help_panel=DATA)
 
 
 @command_of(data)
