@@ -17,6 +17,8 @@ from typer.testing import CliRunner, Result
 
 from medrobust.cli import app
 from medrobust.jobs.experiment import Choice, Experiment
+from medrobust.jobs.parts import CertifySettings
+from medrobust.settings import to_yaml
 
 Invoke = Callable[..., Result]
 QUICK = ["--stopping", "fixed", "--n", "16", "--n0", "8", "--batch", "8", "--threads", "1"]
@@ -105,8 +107,8 @@ def test_two_states_of_one_defence_are_told_apart(
 
 
 def test_run_from_yaml(tmp_path: Path, checkpoint: Path, picture_folder: Path, task_file: Path) -> None:
-    experiment = Experiment(model=str(checkpoint), data=str(picture_folder), task=str(task_file), n=16, limit=3,
-                            defences=(Choice(defence="vote"),), batch=8)  # fmt: skip
+    experiment = Experiment(model=str(checkpoint), data=str(picture_folder), task=str(task_file), limit=3,
+                            defences=(Choice(defence="vote"),), certify=CertifySettings(draws=16, batch=8))  # fmt: skip
     (tmp_path / "e.yaml").write_text(to_yaml(experiment))
     done = invoke("run", tmp_path / "e.yaml", "--out", tmp_path / "run")
     assert done.exit_code == 0, done.output
@@ -243,8 +245,9 @@ def test_a_state_of_another_model(
 
 
 def test_an_unknown_key(tmp_path: Path) -> None:
-    (tmp_path / "e.yaml").write_text("sigmaz: [0.25]\n")
-    refused(invoke("run", tmp_path / "e.yaml", "--out", tmp_path / "run"), "sigmaz", "did you mean 'sigmas'")
+    (tmp_path / "e.yaml").write_text("certify: {sigmaz: [0.25]}\n")
+    told = invoke("run", tmp_path / "e.yaml", "--out", tmp_path / "run")
+    refused(told, "certify.sigmaz", "did you mean 'sigmas'")
 
 
 def test_an_output_folder_that_cannot_be_written(

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from medrobust.defences import DEFENCES as DEFENCES
     from medrobust.defences import make_defence as make_defence
     from medrobust.defences.defence import Defence as Defence
+    from medrobust.jobs.audit import audit as audit
+    from medrobust.jobs.experiment import Choice as Choice
     from medrobust.jobs.experiment import Experiment as Experiment
     from medrobust.jobs.experiment import load_experiment as load_experiment
+    from medrobust.jobs.job import Given as Given
+    from medrobust.jobs.parts import AttackSettings as AttackSettings
+    from medrobust.jobs.parts import AuditSettings as AuditSettings
+    from medrobust.jobs.parts import CertifySettings as CertifySettings
+    from medrobust.jobs.run import run as run
     from medrobust.models import MODELS as MODELS
     from medrobust.models import load as load
     from medrobust.models.wrap import wrap as wrap
@@ -32,16 +39,22 @@ if TYPE_CHECKING:
     from medrobust.types import Preprocess as Preprocess
 
 _MODULES = {  # module, and behind a colon the name there where it is another
+    "AttackSettings": "jobs.parts",
+    "AuditSettings": "jobs.parts",
     "Certificate": "smoothing.certify",
+    "CertifySettings": "jobs.parts",
+    "Choice": "jobs.experiment",
     "Classifier": "types",
     "DEFENCES": "defences",
     "Dataset": "data",
     "Defence": "defences.defence",
     "Experiment": "jobs.experiment",
+    "Given": "jobs.job",
     "MODELS": "models",
     "Preprocess": "types",
     "Smoothing": "smoothing.certify",
     "Task": "data",
+    "audit": "jobs.audit",
     "certify": "smoothing.certify",
     "lean_sampler": "smoothing.encoding",
     "load": "models",
@@ -50,6 +63,7 @@ _MODULES = {  # module, and behind a colon the name there where it is another
     "make_defence": "defences",
     "open_dataset": "data",
     "open_image": "data",
+    "run": "jobs.run",
     "stream": "seeds",
     "wrap": "models.wrap",
     "wrap_clip": "models.wrap_clip",

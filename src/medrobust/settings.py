@@ -159,3 +159,23 @@ def spread(fields: Mapping[str, Iterable[str]], given: Mapping[str, Any]) -> dic
         for name, key in places:
             chosen[name][key] = given[setting]
     return chosen
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a settings file, for editors: what a person may write there."""
+    whole = model.model_json_schema(by_alias=True)
+    found = {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
+    for part in (found, *found.get("$defs", {}).values()):
+        part["properties"] = {key: _as_written(value) for key, value in part["properties"].items()}
+    return found
+
+
+def _as_written(value: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a field without our notes, and with the texts that stand for its values: `8/255`, `vote`."""
+    said = value.pop("option", {})
+    if said.get("takes") == "texts":
+        value["items"] = {"anyOf": [value["items"], {"type": "string"}]}
+    if said.get("unit") == "pixels":
+        several = {"type": value.pop("type"), "items": value["items"]}
+        value |= {"anyOf": [*value.pop("items")["anyOf"], several]}
+    return value

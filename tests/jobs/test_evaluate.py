@@ -33,7 +33,7 @@ def _few_steps() -> Iterator[None]:
 def words(taught_checkpoint: Path, picture_folder: Path, task_file: Path) -> list[object]:
     given = ["--model", taught_checkpoint, "--data", picture_folder, "--task", task_file, "--limit", 3, "--threads", 1]
     given += ["--attack", "pgd", "--eps", "56/255", "--eps", "12/255", "--attack-batch", 2]
-    return [*given, "--sigma", 0.1, "--n-max", 32, "--n0", 8, "--radii", "0,0.05", "--batch", 8]
+    return [*given, "--sigma", 0.1, "--draws", 32, "--n0", 8, "--radii", "0,0.05", "--batch", 8]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_a_prompt_tuned_on_the_input_is_attacked_as_tuned_at_the_first_sigma(
     ("change", "said"),
     [
         (["--eps", 8], "did you mean 8/255?"),
-        (["--n-max", 64], "holds a run with draws = 32, asked for 64"),
+        (["--draws", 64], "holds a run with draws = 32, asked for 64"),
         (["--attack", "cw"], "holds a run with attacks ="),
         (["--set", "steps=9"], "holds a run with pgd.steps = its usual value, asked for 9"),
         (["--set", "pdg.steps=9"], "none of pgd has a setting 'pdg.steps' (did you mean 'pgd.steps'?)"),

@@ -9,6 +9,7 @@ from medrobust import __version__
 # isort: off
 # imported in the order in which the help lists their commands
 from medrobust.cli import certify as certify
+from medrobust.cli import resume as resume
 from medrobust.cli import audit as audit
 from medrobust.cli import attack as attack
 from medrobust.cli import probe as probe
@@ -17,9 +18,13 @@ from medrobust.cli import learn as learn
 from medrobust.cli import poison as poison
 from medrobust.cli import predict as predict
 from medrobust.cli import data as data
+from medrobust.cli import config as config
 
 # isort: on
 from medrobust.cli.app import app as app
+from medrobust.cli.app import in_order
+
+in_order()
 
 
 @app.callback(invoke_without_command=True)

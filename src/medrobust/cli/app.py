@@ -48,7 +48,7 @@ SetValues = Annotated[
     list[str], typer.Option("--set", help="KEY=VALUE, for all named that have it, or NAME.KEY=VALUE; repeat.")
 ]
 
-RUNS, LEARNS, DATA, KNOWN = "Measure and certify", "Learn", "Images and pairs", "What is known by name"
+PANELS = RUNS, LEARNS, DATA, KNOWN = "Measure and certify", "Learn", "Images and pairs", "What is known by name"
 
 
 def command(panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -84,6 +84,11 @@ def tell(summary: "RunSummary", folder: Path, as_json: bool) -> None:
         return
     typer.echo((folder / "results.md").read_text(encoding="utf-8"))
     typer.echo(f"{folder / 'report.html'}", err=True)
+
+
+def in_order() -> None:
+    """Bring the commands into the order of their headings, which is that of the help."""
+    app.registered_commands.sort(key=lambda one: PANELS.index(one.rich_help_panel))
 
 
 def carry_out(experiment: Experiment, out: Path, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from medrobust.cli.app import KNOWN, RUNS, Json, Out, SetValues, Transfer, carry_out, command, listing
 from medrobust.cli.certify import PLAIN
-from medrobust.cli.options import Options, with_options
+from medrobust.cli.options import RUN, Options, with_options
 from medrobust.errors import ConfigError
 from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.parts import AttackSettings, CertifySettings
@@ -14,7 +14,7 @@ from medrobust.jobs.parts import AttackSettings, CertifySettings
 @command(RUNS)
 @with_options(
     Options(
-        Experiment, "Run", without=PLAIN, defaults={"data": None, "defences": []},
+        Experiment, RUN, without=PLAIN, defaults={"data": None, "defences": []},
         help={"data": "As for certify; without it, the run in OUT is attacked."},
     ),
     Options(AttackSettings, "Attack", defaults={"eps": ["8/255"]}),
@@ -43,7 +43,7 @@ def attack(
 
 @command(RUNS)
 @with_options(
-    Options(Experiment, "Run", without=PLAIN, required=("data", "defences")),
+    Options(Experiment, RUN, without=PLAIN, required=("data", "defences")),
     Options(
         AttackSettings, "Attack", without=("sigma",), defaults={"eps": ["1/255"]}, names={"batch": ("--attack-batch",)}
     ),

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from medrobust.cli.app import RUNS, Json, Out, Transfer, carry_out, command, tell
-from medrobust.cli.options import Options, with_options
+from medrobust.cli.options import RUN, Options, with_options
 from medrobust.jobs.experiment import PARTS, Experiment
 from medrobust.jobs.parts import CertifySettings
 
@@ -45,7 +45,7 @@ def run(
 
 @command(RUNS)
 @with_options(
-    Options(Experiment, "Run", without=PLAIN, required=("data", "defences")),
+    Options(Experiment, RUN, without=PLAIN, required=("data", "defences")),
     Options(CertifySettings, "Certificates"),
 )
 def certify(out: Out, given: dict[type, dict[str, Any]], transfer: Transfer = False, as_json: Json = False) -> None:

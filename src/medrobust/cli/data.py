@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from medrobust.cli.app import Json, Model, app, command_of, reporter
+from medrobust.cli.app import DATA, Json, Model, app, command_of, reporter
 from medrobust.cli.options import Options, values_of, with_options
 from medrobust.jobs.check_settings import CheckSettings
 from medrobust.jobs.tiles_settings import TilesSettings
 
 data = typer.Typer(help="Look at images before anything else, or cut slides into them.", no_args_is_help=True)
-app.add_typer(data, name="data")
+app.add_typer(data, name="data", rich_help_panel=DATA)
 
 
 @command_of(data)

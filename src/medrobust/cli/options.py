@@ -10,7 +10,10 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from medrobust.jobs.experiment import DEFENCES, IMAGES
 from medrobust.settings import about
+
+RUN = "Run"  # the last heading of a command's help
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,7 @@ def with_options(*options: Options) -> Callable[[Callable[..., None]], Callable[
             function(**values, given=given)
 
         named = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
-        order = [
-            *[one for one in named if one.name != "as_json"],
-            *made,
-            *[one for one in named if one.name == "as_json"],
-        ]
+        order = sorted([*named, *made], key=_place)
         command.__signature__ = inspect.Signature(order)  # type: ignore[attr-defined]
         command.__annotations__ = {one.name: one.annotation for one in order}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
@@ -79,6 +78,14 @@ def with_options(*options: Options) -> Callable[[Callable[..., None]], Callable[
         return command
 
     return decorate
+
+
+def _place(parameter: inspect.Parameter) -> int:
+    """The place of an option in the help: the command's own, those of images, defences and the part, and of the run."""
+    said = next((one for one in getattr(parameter.annotation, "__metadata__", ()) if hasattr(one, "help")), None)
+    panel = said.rich_help_panel if said is not None else None
+    places = {None: 5 if parameter.name == "as_json" else 0, IMAGES: 1, DEFENCES: 2, RUN: 4}
+    return places.get(panel, 3)
 
 
 def _parameter(name: str, info: FieldInfo, group: Options) -> tuple[Any, Any]:
@@ -98,7 +105,7 @@ def _parameter(name: str, info: FieldInfo, group: Options) -> tuple[Any, Any]:
         *names,
         help=group.help.get(name, info.description),
         rich_help_panel=said["group"] or group.panel or None,
-        **_limits(info),
+        metavar=_metavar(kind),
     )
     return Annotated[kind, shown], default
 
@@ -107,10 +114,10 @@ def _names(name: str, info: FieldInfo, group: Options) -> list[str]:
     return list(group.names.get(name) or about(info)["names"] or [f"--{name.replace('_', '-')}"])
 
 
-def _limits(info: FieldInfo) -> dict[str, Any]:
-    """The least value, where it is a whole number."""
-    least = next((one.ge for one in info.metadata if hasattr(one, "ge")), None)
-    return {"min": least} if isinstance(least, int) and int in (info.annotation, *get_args(info.annotation)) else {}
+def _metavar(kind: Any) -> str:
+    """The form of a value in the help, short enough that names of options stay whole on 80 columns."""
+    plain = get_args(kind)[0] if get_args(kind) else kind
+    return {bool: " ", int: "INT", float: "FLOAT"}.get(plain, "TEXT")
 
 
 def _takes(info: FieldInfo) -> Any:

@@ -7,7 +7,7 @@ import typer
 
 from medrobust.cli.app import RUNS, Json, Out, SetValues, command, reporter
 from medrobust.cli.certify import PLAIN
-from medrobust.cli.options import Options, with_options
+from medrobust.cli.options import RUN, Options, with_options
 from medrobust.jobs.experiment import Experiment
 from medrobust.jobs.parts import AttackSettings
 
@@ -20,7 +20,7 @@ Recipes = Annotated[
 
 @command(RUNS)
 @with_options(
-    Options(Experiment, "Run", without=(*PLAIN, "model", "revision", "defences"), required=("data",)),
+    Options(Experiment, RUN, without=(*PLAIN, "model", "revision", "defences"), required=("data",)),
     Options(AttackSettings, "Attack", without=("sigma",), defaults={"attacks": ["pgd"], "eps": ["1/255"]}),
 )
 def probe(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +15,14 @@ from medrobust.jobs.job import NOTHING, Given
 from medrobust.jobs.parts import CertifySettings
 from medrobust.machine import checked_device, describe
 from medrobust.models import load
+from medrobust.results.journal import Form, read_journal
 from medrobust.smoothing.certify import Smoothing
 from medrobust.smoothing.encoding import EncoderChoice
 from medrobust.smoothing.noise import kernel
 from medrobust.smoothing.sampling import Sampler
 from medrobust.types import ImageModel, VisionLanguageModel
+
+FROM_PYTHON = "from Python: "  # before the name of what no name opens
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ def prepare_bench(
     check_settings(experiment)
     device = checked_device(experiment.device)
     task = load_task(experiment.task) if experiment.task else None
-    model = given.model or load(experiment.model, device=device, revision=experiment.revision)
+    model = given.model or load(named(experiment.model, "model"), device=device, revision=experiment.revision)
     data = given.data or open_dataset(
-        experiment.data,
+        named(experiment.data, "data"),
         task,
         preprocess=model.preprocess,
         split=split or experiment.split,
@@ -68,6 +72,42 @@ def prepare_bench(
     if bench.task.absent and experiment.certify:
         _ = bench.levels  # the draws may be too few for a part of alpha
     return bench
+
+
+def as_given(experiment: Experiment, given: Given) -> Experiment:
+    """The experiment with the names of what a program holds in memory, so that its run says where its numbers are from.
+
+    Raises ConfigError for a `limit` on images that are given.
+    """
+    if given.data is not None and experiment.limit is not None:
+        raise ConfigError(f"limit is {experiment.limit}, and data= is given; pass data.subset(..) and leave limit out")
+    values: dict[str, Any] = {}
+    if given.model is not None:
+        values |= {"model": f"{FROM_PYTHON}{given.model.name}", "device": str(given.model.device)}
+    if given.data is not None:
+        values |= {"data": f"{FROM_PYTHON}{given.data.source}", "split": given.data.split}
+    if given.fit_data is not None:
+        values |= {"fit_data": f"{FROM_PYTHON}{given.fit_data.source}", "fit_split": given.fit_data.split}
+    return experiment.model_copy(update=values)
+
+
+def named(text: str, argument: str) -> str:
+    """What a model or data set is called where it can be opened by name; ConfigError where a program held it."""
+    if text.startswith(FROM_PYTHON):
+        raise ConfigError(
+            f"the {argument.replace('_', ' ')} of this run, {text.removeprefix(FROM_PYTHON)}, was held by a Python "
+            f"program and no name opens it; call mr.run(.., {argument}=..), or "
+            f"mr.audit(.., given=mr.Given({argument}=..))"
+        )
+    return text
+
+
+def as_begun(experiment: Experiment, rows: Path, form: Form[Any]) -> Experiment:
+    """The experiment with a limit that covers every image with rows: a later part may have been asked for fewer."""
+    if experiment.limit is None or not rows.exists():
+        return experiment
+    images = len({row.key.id for row in read_journal(rows, form)})
+    return experiment.model_copy(update={"limit": max(images, experiment.limit)})
 
 
 def check_settings(experiment: Experiment) -> None:

@@ -10,6 +10,7 @@ from medrobust.data.pictures import png
 from medrobust.errors import RunError
 from medrobust.jobs.bench import (
     Bench,
+    as_begun,
     certify_of,
     check_settings,
     encoding_of,
@@ -43,6 +44,8 @@ class Certifying(NamedTuple):
 def open_certify(opening: Opening[Experiment]) -> Certifying:
     """Load and learn what certificates need, and decide how noisy copies are encoded. Raises MedrobustError."""
     experiment, tell, folder = opening.settings, opening.tell, opening.folder
+    if not opening.learn:
+        experiment = as_begun(experiment, folder.path / "certified.jsonl", CERTIFIED)
     bench = prepare_bench(experiment, findings=True, given=opening.given)
     if opening.learn:
         if bench.data.skipped:

@@ -10,7 +10,7 @@ from medrobust.defences.adaptation import digest, interpolated_weights, merged, 
 from medrobust.defences.defence import Defence
 from medrobust.defences.state import Header, header_of, load_checked, save_state, state_settings
 from medrobust.errors import ConfigError, RunError, StateError
-from medrobust.jobs.bench import Bench, prepare_bench
+from medrobust.jobs.bench import Bench, named, prepare_bench
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.learning.checkpoint import Checkpoint
 from medrobust.learning.loop import Session
@@ -246,7 +246,7 @@ def _fit_source(bench: Bench) -> tuple[str, str]:
 def _fit_data(bench: Bench, choice: Choice) -> Dataset:
     source, split = _fit_source(bench)
     data = bench.fit_data or open_dataset(
-        source,
+        named(source, "fit_data"),
         bench.task,
         preprocess=bench.model.preprocess,
         split=split,

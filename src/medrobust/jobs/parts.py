@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from medrobust.settings import option
-from medrobust.smoothing.bounds import RADII
+from medrobust.smoothing.grid import RADII
 from medrobust.words import eps_text
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class CertifySettings(BaseModel):
     )
     alpha: float = option(0.001, "Probability that a certificate is false, for each image.")
     selection: int = option(100, "Draws that choose the class, at most.", names=("--selection", "--n0"))
-    draws: int = option(10_000, "Draws that are counted for each image, at most.", names=("--draws", "--n", "--n-max"))
+    draws: int = option(10_000, "Draws that are counted for each image, at most.", names=("--draws", "--n"))
     stopping: Literal["fixed", "spending", "anytime"] = option(
         "spending", "spending: stop once every radius is decided; anytime: the same, any radius; fixed: never."
     )

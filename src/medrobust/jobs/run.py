@@ -5,6 +5,7 @@ from typing import Any
 
 from medrobust.errors import ConfigError
 from medrobust.jobs import kind_of
+from medrobust.jobs.bench import as_given
 from medrobust.jobs.executors import here
 from medrobust.jobs.experiment import PARTS, Experiment
 from medrobust.jobs.job import Execute, Given, carry_out
@@ -14,7 +15,7 @@ from medrobust.tell import SILENT, Tell
 
 def run(
     experiment: Experiment,
-    out: Path,
+    out: Path | str,
     *,
     model: Any = None,
     data: Any = None,
@@ -29,6 +30,8 @@ def run(
     """
     if not experiment.parts:
         raise ConfigError(f"the experiment has no part to carry out; give it one of {', '.join(PARTS)}")
+    out, given = Path(out), Given(model, data, fit_data)
+    experiment = as_given(experiment, given)
     kinds = [kind_of(part) for part in experiment.parts]
     for kind in kinds:
         kind.check(experiment)
@@ -36,7 +39,6 @@ def run(
         names = ", ".join(choice.name for choice in experiment.defences)
         told = ", then ".join(kind.told(experiment) for kind in kinds)
         tell.say(f"evaluate {names} with {experiment.model}: {told}; each part says first what it costs")
-    given = Given(model, data, fit_data)
     for kind in kinds:
         carry_out(kind, experiment, out, execute=execute, tell=tell, given=given)
     return read_summary(out / "summary.json")

@@ -22,7 +22,7 @@ from medrobust.results.sections import SECTIONS
 from medrobust.results.summary import RunSummary, write_summary
 from medrobust.results.tables import summarise
 from medrobust.results.values import to_json
-from medrobust.smoothing.bounds import RADII
+from medrobust.smoothing.grid import RADII
 
 
 def publish(

@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 from scipy.stats import beta, binomtest, norm
 
-RADII = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # l2, pixels of [0, 1]: those of PromptSmooth's tables
-
 _SLACK = 1e-12  # relative error granted to scipy's quantiles; measured errors are below 1e-13
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Int
 
 from medrobust.errors import SmoothingError
 from medrobust.smoothing import sequential
-from medrobust.smoothing.bounds import RADII, fewest_trials, largest_radius, two_sided_p_value
+from medrobust.smoothing.bounds import fewest_trials, largest_radius, two_sided_p_value
+from medrobust.smoothing.grid import RADII
 from medrobust.smoothing.sampling import Answers, Copies, Draws, Sampler, answers, encoders
 from medrobust.smoothing.sequential import Boundaries, Race, Record, Stopping
 from medrobust.types import Classifier, Image, Scope

@@ -32,7 +32,7 @@ _CANDIDATES = 5  # pairs of images for each border image
 
 
 def audit(
-    folder: Path,
+    folder: Path | str,
     settings: AuditSettings | None = None,
     *,
     execute: Execute = here,
@@ -43,6 +43,7 @@ def audit(
 
     An interrupted audit goes on; one with other settings begins anew. Raises MedrobustError.
     """
+    folder = Path(folder)
     path = folder / "experiment.yaml"
     if not path.exists():
         raise RunError(f"{folder} is no run folder: it has no experiment.yaml")
