@@ -200,7 +200,7 @@ def test_a_class_that_the_task_does_not_have(
         (["--task", "bloodmnst"], ["did you mean 'bloodmnist'"]),
         (["--defence", "promptsmoth"], ["did you mean 'promptsmooth'"]),
         (["--defence", "coop=none.safetensors"], ["no state file none.safetensors"]),
-        (["--model", "no-such-folder"], ["no known model"]),
+        (["--model", "no-such-folder"], ["nor a known model"]),
     ],
 )
 def test_settings_out_of_range(
