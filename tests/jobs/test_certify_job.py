@@ -11,7 +11,7 @@ from medrobust.errors import ConfigError, MedrobustError, RunError, StateError
 from medrobust.jobs.bench import prepare_bench
 from medrobust.jobs.certify import certify_image, reopen_certified
 from medrobust.jobs.experiment import Choice, Experiment
-from medrobust.jobs.fitting import fit_into
+from medrobust.jobs.fit import fit_into
 from medrobust.jobs.run import run
 from medrobust.results import read_rows, recompute
 from medrobust.smoothing.certify import Smoothing
@@ -283,8 +283,8 @@ def test_a_state_from_a_file_is_used_with_its_own_settings(
 ) -> None:
     choice = Choice(defence="promptsmooth", settings={"mode": "few-shot", **QUICK})
     path = tmp_path / "state.safetensors"
-    header = fit_into(path, experiment.changed(**{"defences": (choice,), "limit": None}), tell=Tell())
-    assert header.settings["epochs"] == 2
+    row = fit_into(tmp_path, experiment.changed(**{"defences": (choice,), "limit": None}), tell=Tell())
+    assert row.settings["epochs"] == 2
     used = (Choice(defence="promptsmooth", name="few-shot", from_state=str(path)),)
     run(experiment.changed(**{"defences": used}), tmp_path / "run")
     rows = {row.key: row for row in read_rows(finished[1] / "certified.jsonl")}

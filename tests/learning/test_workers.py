@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from medrobust.errors import ConfigError
 from medrobust.jobs.experiment import Choice, Experiment
-from medrobust.jobs.fitting import fit_into
+from medrobust.jobs.fit import fit_into
 from medrobust.learning.workers import Workers
 from medrobust.models import load
 from medrobust.tell import Tell
@@ -68,5 +68,5 @@ def test_what_one_process_learns_is_refused_to_two(
         threads=1,
     )
     with pytest.raises(ConfigError, match="coop is learned by one process; run the command without torchrun"):
-        fit_into(tmp_path / "state.safetensors", experiment, tell=Tell(), workers=Workers(0, 2))
+        fit_into(tmp_path, experiment, tell=Tell(), workers=Workers(0, 2))
     assert not (tmp_path / "state.safetensors").exists()

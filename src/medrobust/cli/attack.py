@@ -27,16 +27,16 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Attack images under one or several defences; what no attack breaks is robust accuracy."""
-    from medrobust.cli.choices import experiment_of, settings_of_attacks
+    from medrobust.cli.choices import experiment_of
 
-    given[AttackSettings]["settings"] = settings_of_attacks(given[AttackSettings]["attacks"], set_)
+    _add_settings(given[AttackSettings], set_)
     asked = given[Experiment]
     if asked["data"] is None:
         experiment = _experiment_in(out, asked["limit"], asked["defences"])
         attacked = experiment_of({**given, Experiment: {}}, attack=AttackSettings)
         experiment = experiment.model_copy(update={"attack": attacked.attack, "certify": None, "audit": None})
     else:
-        asked["defences"] = asked["defences"] or ["zero-shot"]
+        asked |= {"defences": asked["defences"] or ["zero-shot"]}
         experiment = experiment_of(given, transfer=transfer, attack=AttackSettings)
     carry_out(experiment, out, as_json)
 
@@ -57,9 +57,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Attack and certify the same images under several defences: clean, robust and certified accuracy in one table."""
-    from medrobust.cli.choices import experiment_of, settings_of_attacks
+    from medrobust.cli.choices import experiment_of
 
-    given[AttackSettings]["settings"] = settings_of_attacks(given[AttackSettings]["attacks"], set_)
+    _add_settings(given[AttackSettings], set_)
     experiment = experiment_of(given, transfer=transfer, attack=AttackSettings, certify=CertifySettings)
     carry_out(experiment, out, as_json)
 
@@ -81,6 +81,13 @@ def attacks(as_json: Json = False) -> None:
             "reference": entry.reference,
         })  # fmt: skip
     listing(rows, as_json)
+
+
+def _add_settings(attack: dict[str, Any], texts: list[str]) -> None:
+    """Put what `--set` says of the attacks beside their names."""
+    from medrobust.cli.choices import settings_of_attacks
+
+    attack |= {"settings": settings_of_attacks(attack["attacks"], texts)}
 
 
 def _experiment_in(out: Path, limit: int | None, defences: list[str]) -> Experiment:

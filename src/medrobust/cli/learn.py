@@ -1,6 +1,7 @@
 """Commands that learn: fit, and pretrain."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,7 @@ def fit(
     """Learn what a defence has to learn, and keep it as OUT/state.safetensors."""
     from medrobust.cli.choices import settings_of
     from medrobust.jobs.experiment import Experiment, parse_choice
-    from medrobust.jobs.fitting import fit_into
+    from medrobust.jobs.fit import STATE, fit_into
     from medrobust.learning.workers import joined
     from medrobust.machine import use_threads
     from medrobust.settings import parse
@@ -58,7 +59,7 @@ def fit(
         raise ConfigError(f"fit makes a state; {defence!r} names one already")
     choice["settings"] |= settings_of(set_)
     choice |= {"base_state": str(base) if base else None, "transfer": transfer}
-    target = out / "state.safetensors"
+    target = out / STATE
     if target.exists() and not overwrite:
         raise RunError(f"{target} is there already; use another --out or --overwrite")
     with joined(device) as (workers, own_device), reporter(quiet=not workers.first) as told:
@@ -70,13 +71,13 @@ def fit(
         }  # fmt: skip
         experiment = parse(Experiment, values, "command line")
         use_threads(experiment.threads)
-        header = fit_into(target, experiment, tell=told, workers=workers)
+        row = fit_into(out, experiment, tell=told, workers=workers)
     if not workers.first:
         return
     if as_json:
-        typer.echo(json.dumps({"state": str(target), **header.model_dump(mode="json")}))
+        typer.echo(json.dumps({"state": str(target), **asdict(row)}))
     else:
-        typer.echo(f"{target}: {header.defence} for {header.model} on {header.task}, learned from {header.data}")
+        typer.echo(f"{target}: {row.defence} for {row.model} on {row.task}, learned from {row.data}")
 
 
 @command(LEARNS)
@@ -104,11 +105,11 @@ def pretrain(
     with reporter() as told:
         made = build_model(wanted, out, attacked=attacked, start=from_, reporter=told, device=device)
     if as_json:
-        typer.echo(json.dumps(made))
+        typer.echo(json.dumps(made.to_json()))
         return
-    for task, score in made["zero_shot"].items():
-        low, high = 100 * score["low"], 100 * score["high"]
-        typer.echo(f"{task}: zero-shot {100 * score['value']:.1f} % ({low:.1f} to {high:.1f}) of {score['total']}")
+    for task, score in made.zero_shot.items():
+        low, high = 100 * score.low, 100 * score.high
+        typer.echo(f"{task}: zero-shot {100 * score.value:.1f} % ({low:.1f} to {high:.1f}) of {score.total}")
 
 
 def _attacked(share: str, surrogate: str, eps: str, steps: int, seed: int) -> "Attacked":

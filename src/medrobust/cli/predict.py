@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -37,12 +37,12 @@ def predict(
         alpha=alpha, seed=seed, device=device,
     )  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(found.to_json(), indent=2))
         return
-    for item in found["images"]:
-        for answer in item.get("findings", {"": item}).values():
-            typer.echo(f"{item['path']}: {answer['class']} ({answer['probability']:.3f}){_smoothed(answer)}")
-    typer.echo(f"model {found['model']}, task {found['task']}, {found['defence']}; not a medical device", err=True)
+    for item in found.images:
+        for answer in item.answers.values():
+            typer.echo(f"{item.path}: {answer}")
+    typer.echo(f"model {found.model}, task {found.task}, {found.defence}; not a medical device", err=True)
 
 
 @command(KNOWN)
@@ -90,12 +90,3 @@ def defences(as_json: Json = False) -> None:
          "settings": ", ".join(e.settings.model_fields), "reference": e.reference} for name, e in DEFENCES.items()
     ]  # fmt: skip
     listing(rows, as_json)
-
-
-def _smoothed(item: dict[str, Any]) -> str:
-    if "certificate" not in item:
-        return ""
-    found = item["certificate"]
-    if found["class"] is None:
-        return "; smoothed: abstains"
-    return f"; smoothed: {found['class']}, certified within l2 radius {found['radius']:.3f} ({found['scope']})"

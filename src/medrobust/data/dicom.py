@@ -73,7 +73,7 @@ def read_dicom(path: Path) -> Decoded:
             pixels = _grey(stored, header) if grey else _colour(stored, header)
     window = ", no window" if grey and not ("VOILUTSequence" in header or _has_window(header)) else ""
     kind = f"DICOM {header.PhotometricInterpretation}, {header.BitsStored} bits{window}"
-    return Decoded(pixels, kind, int(header.get("NumberOfFrames", 1)))
+    return Decoded(pixels, kind, int(getattr(header, "NumberOfFrames", 1)))
 
 
 @contextmanager
@@ -189,11 +189,11 @@ def _stored(header: Any) -> np.ndarray:
 def _grey(stored: np.ndarray, header: Any) -> np.ndarray:
     from pydicom.pixels.processing import apply_modality_lut
 
-    least = -(2 ** (header.BitsStored - 1)) if header.get("PixelRepresentation") == 1 else 0
+    least = -(2 ** (header.BitsStored - 1)) if getattr(header, "PixelRepresentation", 0) == 1 else 0
     low, high = float(least), float(least + 2**header.BitsStored - 1)
     values = stored.astype(np.int64)
     shown = apply_modality_lut(values, header)
-    if table := header.get("ModalityLUTSequence"):
+    if table := getattr(header, "ModalityLUTSequence", None):
         low, high = 0.0, float(2 ** int(table[0].LUTDescriptor[2]) - 1)
     elif "RescaleSlope" in header and "RescaleIntercept" in header:
         low, high = (value * float(header.RescaleSlope) + float(header.RescaleIntercept) for value in (low, high))
@@ -201,7 +201,7 @@ def _grey(stored: np.ndarray, header: Any) -> np.ndarray:
     unit = 1 - unit if header.PhotometricInterpretation == "MONOCHROME1" else unit
     unit = np.clip(unit, 0, 1).astype(np.float32)
     if "PixelPaddingValue" in header:
-        ends = [int(header.PixelPaddingValue), int(header.get("PixelPaddingRangeLimit", header.PixelPaddingValue))]
+        ends = [int(header.PixelPaddingValue), int(getattr(header, "PixelPaddingRangeLimit", header.PixelPaddingValue))]
         unit[(values >= min(ends)) & (values <= max(ends))] = 0
     return unit
 
@@ -210,7 +210,7 @@ def _windowed(values: np.ndarray, header: Any, low: float, high: float) -> np.nd
     """Values as a share of the window; `low` and `high`: the smallest and largest stored value, rescaled."""
     from pydicom.pixels.processing import apply_windowing
 
-    if tables := header.get("VOILUTSequence"):
+    if tables := getattr(header, "VOILUTSequence", None):
         return _looked_up(values, tables[0], "<u2" if header.file_meta.TransferSyntaxUID.is_little_endian else ">u2")
     if _has_window(header):
         return (apply_windowing(values, header) - low) / (high - low)

@@ -5,7 +5,7 @@ from dataclasses import MISSING, fields
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -57,6 +57,14 @@ def _folder() -> Traversable:
     return resources.files("medrobust.data") / "tasks"
 
 
+class _Class(NamedTuple):
+    """One class or finding as its file says it, unchecked."""
+
+    name: Any
+    aliases: Any = []  # noqa: RUF012 - never changed
+    absent: Any = MISSING
+
+
 def _is_yaml(name: str) -> bool:
     return name.lower().endswith((".yaml", ".yml"))
 
@@ -76,11 +84,14 @@ def _parse(text: str, where: str) -> Task:
         for row in rows:
             _check_keys(row, {"name": True, "aliases": False} | ({"absent": False} if kind == "findings" else {}))
         texts: dict[str, Any] = {key: _text(value, key) for key, value in found.items() if key != "templates"}
-        absent = [_text(row.get("absent", f"no {row['name']}"), "an absent finding") for row in rows]
+        classes = [_Class(**row) for row in rows]
+        absent = [
+            _text(f"no {one.name}" if one.absent is MISSING else one.absent, "an absent finding") for one in classes
+        ]
         return Task(
-            classes=tuple(_text(row["name"], "the name of a class") for row in rows),
+            classes=tuple(_text(one.name, "the name of a class") for one in classes),
             absent=tuple(absent) if kind == "findings" else (),
-            aliases=tuple(_texts(row.get("aliases", []), f"aliases of {row['name']!r}") for row in rows),
+            aliases=tuple(_texts(one.aliases, f"aliases of {one.name!r}") for one in classes),
             templates=_texts(found["templates"], "templates"),
             **texts,
         )

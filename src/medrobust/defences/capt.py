@@ -6,7 +6,7 @@ CVPR 2024, arXiv 2403.01849 (APT).
 """
 
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from medrobust.defences.adversarial import (
 from medrobust.defences.coop import coop
 from medrobust.defences.defence import Change, Defence
 from medrobust.defences.heads import CosineHead, context_names, text_prototypes
+from medrobust.defences.probe import layer
 from medrobust.defences.tecoa import divergence, log_chances
 from medrobust.defences.zero_shot import zero_shot
 from medrobust.learning.loop import SILENT, Session
@@ -79,7 +80,7 @@ def apt(settings: Apt | None = None) -> Defence:
         start = 0.02 * torch.randn(chosen.words, model.prompt_shape().text_width, generator=generator)
 
         def student(state: State) -> Classifier:
-            head = CosineHead(text_prototypes(model, names, state["context"]), model.logit_scale)
+            head = CosineHead(text_prototypes(model, names, text_prompts(state).context), model.logit_scale)
             return Classifier(model.encode_image, head)
 
         return learn(
@@ -113,10 +114,10 @@ def capt(settings: Capt | None = None) -> Defence:
 
     def apply(model: VisionLanguageModel, task: Task, state: State) -> Classifier:
         base = merged(model, state)
-        context, deep = state["context"].to(base.device), state.get("deep_context")
+        context, deep = text_prompts(state)
         with torch.no_grad():
             deep = None if deep is None else deep.to(base.device)
-            prototypes = text_prototypes(base, context_names(task), context, deep)
+            prototypes = text_prototypes(base, context_names(task), context.to(base.device), deep)
         return Classifier(base.encode_image, CosineHead(prototypes, base.logit_scale))
 
     changes: frozenset[Change] = frozenset({"vision prompts", "text prompts"})
@@ -145,19 +146,31 @@ def balance_of(guide: Tensor, own: Tensor, labels: Labels) -> PerImage:
     return torch.sigmoid(guide[rows, labels] - own[rows, labels])
 
 
+class TextPrompts(NamedTuple):
+    """Learned context of the first layer of the text tower, and of further ones where there are any."""
+
+    context: Tensor
+    deep: Tensor | None
+
+
+def text_prompts(state: State) -> TextPrompts:
+    """The text prompts of a state. Raises KeyError where there are none."""
+    return TextPrompts(state["context"], state.get("deep_context"))
+
+
 def prompts_of(learned: State) -> State:
     """The prompts that a training's numbers stand for; `coupling` maps every image prompt to a text prompt."""
     tokens = learned["tokens"]  # layers x length x width
     if "coupling.weight" in learned:
-        weight, bias = learned["coupling.weight"], learned["coupling.bias"]
+        weight, bias = layer(learned, "coupling")
         context = torch.einsum("lmv,ltv->lmt", tokens[: len(weight)], weight) + bias[:, None]
     else:
-        context = learned["context"]
+        context = text_prompts(learned).context
     prompts = {"prompt.tokens": tokens[0], "context": context[0]}
     if len(tokens) > 1:
-        prompts["prompt.deep"] = tokens[1:]
+        prompts |= {"prompt.deep": tokens[1:]}
     if len(context) > 1:
-        prompts["deep_context"] = context[1:]
+        prompts |= {"deep_context": context[1:]}
     return {key: value.contiguous() for key, value in prompts.items()}
 
 
@@ -183,7 +196,7 @@ def _start(model: VisionLanguageModel, chosen: Capt, generator: torch.Generator)
 def _student(model: VisionLanguageModel, tower: nn.Module, names: tuple[str, ...], learned: State) -> Classifier:
     prompts = prompts_of(learned)
     vision = visual_prompts(prompts)
-    prototypes = text_prototypes(model, names, prompts["context"], prompts.get("deep_context"))
+    prototypes = text_prototypes(model, names, *text_prompts(prompts))
     return Classifier(
         lambda images: functional_call(tower, vision, (images,)), CosineHead(prototypes, model.logit_scale)
     )

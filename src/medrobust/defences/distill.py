@@ -19,6 +19,8 @@ from medrobust.defences.heads import CosineHead, template_prototypes
 from medrobust.learning.loop import SILENT, Schedule, Session, descend
 from medrobust.types import Classifier, Features, Logits, State, VisionLanguageModel
 
+_MLP = ("mlp.in", "mlp.in_bias", "mlp.out", "mlp.out_bias")  # its tensors in a state
+
 
 class Distill(BaseModel):
     """All of them ours."""
@@ -97,12 +99,9 @@ def _fit_feature(
 ) -> State:
     with torch.no_grad():
         dim = model.encode_image(images[:1]).shape[1]
-    start = {
-        "mlp.in": torch.randn(4 * dim, dim, generator=generator) / dim**0.5,
-        "mlp.in_bias": torch.zeros(4 * dim),
-        "mlp.out": torch.zeros(dim, 4 * dim),
-        "mlp.out_bias": torch.zeros(dim),
-    }
+    into = torch.randn(4 * dim, dim, generator=generator) / dim**0.5
+    parts = into, torch.zeros(4 * dim), torch.zeros(dim, 4 * dim), torch.zeros(dim)
+    start = dict(zip(_MLP, parts, strict=True))
     state = {key: value.to(model.device).requires_grad_(True) for key, value in start.items()}
 
     def loss(_step: int) -> Tensor:
@@ -119,8 +118,8 @@ def _fit_feature(
 def _restored(features: Features, state: State) -> Features:
     """The unit feature and what a two-layer MLP adds to it."""
     unit = F.normalize(features, dim=-1)
-    hidden = F.gelu(F.linear(unit, state["mlp.in"], state["mlp.in_bias"]))
-    return unit + F.linear(hidden, state["mlp.out"], state["mlp.out_bias"])
+    into, into_bias, out, out_bias = (state[name] for name in _MLP)
+    return unit + F.linear(F.gelu(F.linear(unit, into, into_bias)), out, out_bias)
 
 
 def _views(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ class LearnedHead:
 
     def __call__(self, features: Features) -> Logits:
         represented = self.before(F.normalize(features, dim=1) if self.unit else features, self.state)
-        return F.linear(represented, self.state["head.weight"], self.state["head.bias"])
+        return F.linear(represented, *layer(self.state, "head"))
 
 
 def linear_probe(settings: LinearProbe | None = None) -> Defence:
@@ -181,7 +181,7 @@ def apply_head(before: Before, unit: bool, model: VisionLanguageModel, task: Tas
 
     Raises StateError where it was learned for another number of classes.
     """
-    base, learned = merged(model, state), len(state["head.weight"])
+    base, learned = merged(model, state), len(layer(state, "head").weight)
     if learned != len(task.classes):
         raise StateError(
             f"the head was learned for {learned} classes, {task.name} has {len(task.classes)}; learn it on {task.name}"
@@ -199,6 +199,18 @@ def dense(name: str, inputs: int, outputs: int, generator: torch.Generator) -> S
     """A linear layer as torch starts one: weight and bias uniform in +-1 / sqrt(inputs)."""
     shapes = {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
     return {key: (2 * torch.rand(shape, generator=generator) - 1) / inputs**0.5 for key, shape in shapes.items()}
+
+
+class Layer(NamedTuple):
+    """Weight and bias of one layer of a state."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def layer(state: State, name: str) -> Layer:
+    """A layer by its name. Raises KeyError naming the tensor that is missing."""
+    return Layer(state[f"{name}.weight"], state[f"{name}.bias"])
 
 
 def encoder(
@@ -239,4 +251,4 @@ def as_it_is(features: Features, _state: State) -> Hidden:
 
 def hidden_layer(features: Features, state: State) -> Hidden:
     """One layer with ReLU."""
-    return F.linear(features, state["hidden.weight"], state["hidden.bias"]).relu()
+    return F.linear(features, *layer(state, "hidden")).relu()

@@ -35,6 +35,7 @@ from medrobust.defences.probe import (
     encoder,
     feature_width,
     head_defence,
+    layer,
     learn_in_batches,
 )
 from medrobust.learning.loop import SILENT, Session
@@ -131,18 +132,18 @@ def rectification(state: State, copies: FeatureCopies, labels: Labels, chosen: R
     if chosen.unit:
         there = {name: F.normalize(part, dim=1) for name, part in there.items()}
     parts = rectified(torch.cat(list(there.values())), state, training=True).split(len(labels))
-    z = dict(zip(there, parts, strict=True))
-    names = {"clean": ("first",), "adversarial": ("attacked",), "both": ("first", "attacked")}[chosen.ce_on]
-    logits = [F.linear(z[name], state["head.weight"], state["head.bias"]) for name in names]
+    z, frozen = FeatureCopies(**dict(zip(there, parts, strict=True))), FeatureCopies(**there)
+    used = {"clean": (z.first,), "adversarial": (z.attacked,), "both": (z.first, z.attacked)}[chosen.ce_on]
+    logits = [F.linear(part, *layer(state, "head")) for part in used if part is not None]
     loss = torch.stack([F.cross_entropy(one, labels) for one in logits]).mean()
-    if chosen.consistency:
-        loss = loss + chosen.consistency * _apart(z["second"], there["first"])
+    if z.second is not None and chosen.consistency:
+        loss = loss + chosen.consistency * _apart(z.second, frozen.first)
     if chosen.covariance:
-        loss = loss + chosen.covariance * covariance(z["first"])
+        loss = loss + chosen.covariance * covariance(z.first)
     if chosen.dominance:
-        loss = loss - chosen.dominance * dominance(z["first"])
-    if chosen.adversarial:
-        loss = loss + chosen.adversarial * _apart(z["attacked"], z["first"])
+        loss = loss - chosen.dominance * dominance(z.first)
+    if z.attacked is not None and chosen.adversarial:
+        loss = loss + chosen.adversarial * _apart(z.attacked, z.first)
     return loss
 
 
@@ -152,12 +153,13 @@ def rectified(features: Features, state: State, *, training: bool = False) -> Fe
     Otherwise by the running statistics, so that an image's Z does not depend on its batch mates. A batch of one image
     has no variance and is normalised by the running statistics as well.
     """
-    hidden = F.linear(features, state["in.weight"], state["in.bias"])
+    hidden = F.linear(features, *layer(state, "in"))
+    mean, variance = (state[name] for name in STATISTICS)
+    weight, bias = layer(state, "norm")
     normed = F.batch_norm(
-        hidden, state["norm.mean"], state["norm.variance"], state["norm.weight"], state["norm.bias"],
-        training=training and len(features) > 1, momentum=_MOMENTUM,
-    )  # fmt: skip
-    return features + state["gate"] * F.linear(normed.relu(), state["out.weight"], state["out.bias"])
+        hidden, mean, variance, weight, bias, training=training and len(features) > 1, momentum=_MOMENTUM
+    )
+    return features + state["gate"] * F.linear(normed.relu(), *layer(state, "out"))
 
 
 def covariance(features: Features) -> Scalar:

@@ -11,6 +11,7 @@ KINDS = {
     "audit": "medrobust.jobs.audit:AUDIT",
     "certify": "medrobust.jobs.certify:CERTIFY",
     "check": "medrobust.jobs.check:CHECK",
+    "fit": "medrobust.jobs.fit:FIT",
     "poison": "medrobust.jobs.poison:POISON",
     "tiles": "medrobust.jobs.tiles:TILES",
     "vqa": "medrobust.jobs.ask:VQA",

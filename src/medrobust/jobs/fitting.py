@@ -10,8 +10,8 @@ from medrobust.defences.adaptation import digest, interpolated_weights, merged, 
 from medrobust.defences.defence import Defence
 from medrobust.defences.state import Header, header_of, load_checked, save_state, state_settings
 from medrobust.errors import ConfigError, RunError, StateError
-from medrobust.jobs.bench import Bench, named, prepare_bench
-from medrobust.jobs.experiment import Choice, Experiment
+from medrobust.jobs.bench import Bench, named
+from medrobust.jobs.experiment import Choice
 from medrobust.learning.checkpoint import Checkpoint
 from medrobust.learning.loop import Session
 from medrobust.learning.workers import ALONE, Workers
@@ -46,32 +46,46 @@ class Fitted(NamedTuple):
         return label if self.finding is None else label >> self.place & 1
 
 
+class Part(NamedTuple):
+    """A bench whose images have one answer: the whole, or that of one finding."""
+
+    bench: Bench
+    finding: str | None = None
+
+
+def parts_of(bench: Bench) -> list[Part]:
+    """The bench of each finding; the whole where an image has one class.
+
+    Raises ConfigError where a defence would learn a vision tower for each finding.
+    """
+    parts = [Part(one, one.task.classes[1]) for one in bench.findings]
+    for choice in bench.experiment.defences if parts else ():
+        learns = not (choice.from_state or choice.from_)
+        if learns and "vision" in make_defence(choice.defence, choice.settings).changes:
+            raise ConfigError(
+                f"{choice.name} would learn {len(parts)} vision towers, one a finding; learn one with `medrobust "
+                f"fit`, '#{parts[0].finding}' behind the task's name or file, and name it as `from_state`, with "
+                "`transfer`"
+            )
+    return parts or [Part(bench)]
+
+
 def fit_all(bench: Bench, out: Path, tell: Tell = SILENT, *, learn: bool = True) -> list[Fitted]:
     """Every defence of the experiment, in order, fitted or loaded; fitted states are kept in `out`/states.
 
     Raises MedrobustError; with `learn=False` also where something would have to be learned.
     """
-    asked = bench.findings
-    names = [part.task.classes[1] for part in asked]
-    files = state_files(
-        [name_of(one.name, name) for one in bench.experiment.defences for name in (names or (None,))], out
-    )
-    known: list[Known] = [{} for _ in asked or [bench]]
+    parts, defences = parts_of(bench), bench.experiment.defences
+    files = state_files([name_of(choice.name, part.finding) for choice in defences for part in parts], out)
+    known: list[Known] = [{} for _ in parts]
     ready = []
-    for choice in bench.experiment.defences:
-        learns = not (choice.from_state or choice.from_)
-        if asked and learns and "vision" in make_defence(choice.defence, choice.settings).changes:
-            raise ConfigError(
-                f"{choice.name} would learn {len(asked)} vision towers, one a finding; learn one with `medrobust "
-                f"fit`, '#{names[0]}' behind the task's name or file, and name it as `from_state`, with `transfer`"
-            )
-        for place, part in enumerate(asked or [bench]):
-            finding = names[place] if asked else None
-            path = files[name_of(choice.name, finding)]
-            state, settings = _state_of(part, choice, known[place], path, tell, learn=learn)
+    for choice in defences:
+        for place, part in enumerate(parts):
+            path = files[name_of(choice.name, part.finding)]
+            state, settings = learn_or_load(part.bench, choice, known[place], path, tell, learn=learn)
             defence = make_defence(choice.defence, settings)
-            classifier = apply_state(defence, bench.model, part.task, state, name=choice.name)
-            ready.append(Fitted(choice.name, defence, classifier, digest(state), finding, place))
+            classifier = apply_state(defence, bench.model, part.bench.task, state, name=choice.name)
+            ready.append(Fitted(choice.name, defence, classifier, digest(state), part.finding, place))
     return ready
 
 
@@ -89,10 +103,22 @@ def state_files(names: Sequence[str], out: Path) -> dict[str, Path]:
     return files
 
 
-def _state_of(
-    bench: Bench, choice: Choice, known: Known, path: Path, tell: Tell, *, learn: bool
+def learn_or_load(
+    bench: Bench,
+    choice: Choice,
+    known: Known,
+    path: Path,
+    tell: Tell,
+    *,
+    learn: bool = True,
+    reuse: bool = True,
+    workers: Workers = ALONE,
 ) -> tuple[State, dict[str, Any]]:
-    """What a defence learned, and its settings: loaded, shared with an earlier one, or fitted; `known` is added to."""
+    """What a defence learned, and its settings: loaded, shared with an earlier one, or fitted; `known` is added to.
+
+    With `reuse`, a state in `path` that was learned in the same way is what is fitted. Raises MedrobustError; without
+    `learn` also where something would have to be learned.
+    """
     for wanted in (choice.from_state, choice.base_state):
         if wanted and wanted not in known:
             known[wanted] = load_checked(Path(wanted), bench.model, bench.task, transfer=choice.transfer)
@@ -109,7 +135,7 @@ def _state_of(
         settings = state_settings(header, choice.defence, settings, path=Path(source))
     else:
         below = below_of(bench.model, *known[base]) if base else {}
-        state, header = _fit_or_resume(bench, choice, below, path, tell, learn=learn)
+        state, header = _fit_or_resume(bench, choice, below, path, tell, learn=learn, reuse=reuse, workers=workers)
     known[choice.name] = state, header.model_copy(update={"settings": settings})
     return state, settings
 
@@ -190,29 +216,12 @@ def fit_defence(
     return state, header
 
 
-def fit_into(target: Path, experiment: Experiment, *, tell: Tell, workers: Workers = ALONE) -> Header:
-    """Learn the one defence of an experiment and keep its state in a file; the header comes back.
-
-    Raises MedrobustError.
-    """
-    (choice,) = experiment.defences
-    bench = prepare_bench(experiment, split=experiment.fit_split)
-    below: State = {}
-    if choice.base_state:
-        base = load_checked(Path(choice.base_state), bench.model, bench.task, transfer=choice.transfer)
-        below = below_of(bench.model, *base)
-    _, header = fit_defence(
-        bench.model, bench.data, choice, target, below=below, seed=experiment.seed, tell=tell, workers=workers
-    )
-    return header
-
-
 def _fit_or_resume(
-    bench: Bench, choice: Choice, below: State, path: Path, tell: Tell, *, learn: bool
+    bench: Bench, choice: Choice, below: State, path: Path, tell: Tell, *, learn: bool, reuse: bool, workers: Workers
 ) -> tuple[State, Header]:
     experiment = bench.experiment
     different = "is missing"
-    if path.exists():
+    if reuse and path.exists():
         state, header = load_checked(path, bench.model, bench.task)
         wanted = {
             "defence": choice.defence,
@@ -229,7 +238,7 @@ def _fit_or_resume(
     if learns_from != "nothing" and not learn:
         raise RunError(f"{path} {different}; the same run into another --out learns {choice.name} again")
     data = bench.data if learns_from == "nothing" else _fit_data(bench, choice)
-    return fit_defence(bench.model, data, choice, path, below=below, seed=experiment.seed, tell=tell)
+    return fit_defence(bench.model, data, choice, path, below=below, seed=experiment.seed, tell=tell, workers=workers)
 
 
 def _origin(source: str, split: str) -> str:
@@ -252,7 +261,8 @@ def _fit_data(bench: Bench, choice: Choice) -> Dataset:
         split=split,
         skip_broken=bench.experiment.skip_broken,
     )
-    overlap = sorted(set(data.ids) & set(bench.data.ids)) if data.source == bench.data.source else []
+    measured = data is not bench.data and data.source == bench.data.source
+    overlap = sorted(set(data.ids) & set(bench.data.ids)) if measured else []
     if overlap:
         raise RunError(
             f"{choice.name} would learn from {len(overlap)} images that are certified too ({overlap[0]}); give the "

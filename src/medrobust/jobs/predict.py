@@ -1,7 +1,7 @@
 """Single images, answered: the class, its probability, and what is certain about it."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,83 @@ from medrobust.smoothing.encoding import lean_sampler
 from medrobust.types import Classifier, Image
 
 
+@dataclass(frozen=True)
+class SmoothedAnswer:
+    """The answer of the smoothed classifier, None where it abstains, and the record of its certificate."""
+
+    answer: str | None
+    radius: float
+    sigma: float
+    alpha: float
+    votes: int
+    trials: int
+    scope: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"class" if name == "answer" else name: value for name, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        if self.answer is None:
+            return "; smoothed: abstains"
+        return f"; smoothed: {self.answer}, certified within l2 radius {self.radius:.3f} ({self.scope})"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The class of an image, or whether a finding is there, with the probability of each class."""
+
+    answer: str
+    probability: float
+    probabilities: Mapping[str, float]
+    certificate: SmoothedAnswer | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without a certificate where there is none."""
+        plain = {"class": self.answer, "probability": self.probability, "probabilities": dict(self.probabilities)}
+        return plain if self.certificate is None else plain | {"certificate": self.certificate.to_json()}
+
+    def __str__(self) -> str:
+        return f"{self.answer} ({self.probability:.3f}){self.certificate or ''}"
+
+
+@dataclass(frozen=True)
+class AnsweredImage:
+    """One image: its answer, or of a task with findings one for each of them by name."""
+
+    path: str
+    answers: Mapping[str, Answer]
+    findings: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        told = {name: answer.to_json() for name, answer in self.answers.items()}
+        return {"path": self.path} | ({"findings": told} if self.findings else next(iter(told.values())))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Images that were answered, and what answered them."""
+
+    model: str
+    model_sha256: str | None
+    task: str
+    defence: str
+    images: tuple[AnsweredImage, ...]
+    notice: str = "not a medical device"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "model": self.model,
+            "model_sha256": self.model_sha256,
+            "task": self.task,
+            "defence": self.defence,
+            "images": [image.to_json() for image in self.images],
+            "notice": self.notice,
+        }
+
+
 def answer_images(
     paths: Sequence[Path],
     *,
@@ -31,7 +108,7 @@ def answer_images(
     alpha: float,
     seed: int,
     device: str,
-) -> dict[str, Any]:
+) -> Answers:
     """Class and probabilities of each image, or of each finding; with `sigma` also a certificate.
 
     Certificates of findings share the noise, and alpha. Raises MedrobustError.
@@ -63,39 +140,21 @@ def answer_images(
         answers = [_clean(classifier, image, one) for classifier, one in zip(classifiers, asked, strict=True)]
         if smoothing is not None:
             certificates = certify(classifiers, image, smoothing, seed=seed, item=item, sampler=sampler)
-            for answer, certificate, one in zip(answers, certificates, asked, strict=True):
-                answer["certificate"] = _told(certificate, one)
-        by_name = dict(zip(known.classes, answers, strict=False))
-        items.append({"path": item, "findings": by_name} if known.absent else {"path": item, **answers[0]})
-    return {
-        "model": loaded.name,
-        "model_sha256": loaded.sha256,
-        "task": known.name,
-        "defence": choice.name,
-        "images": items,
-        "notice": "not a medical device",
-    }
+            answers = [
+                replace(answer, certificate=_smoothed(certificate, one))
+                for answer, certificate, one in zip(answers, certificates, asked, strict=True)
+            ]
+        items.append(AnsweredImage(item, dict(zip(known.classes, answers, strict=False)), bool(known.absent)))
+    return Answers(loaded.name, loaded.sha256, known.name, choice.name, tuple(items))
 
 
-def _told(certificate: Certificate, task: Task) -> dict[str, Any]:
-    answer = certificate.prediction
-    return {
-        "class": None if answer is None else task.classes[answer],
-        "radius": certificate.radius,
-        "sigma": certificate.sigma,
-        "alpha": certificate.alpha,
-        "votes": certificate.votes,
-        "trials": certificate.trials,
-        "scope": certificate.scope,
-    }
+def _smoothed(found: Certificate, task: Task) -> SmoothedAnswer:
+    answer = None if found.prediction is None else task.classes[found.prediction]
+    return SmoothedAnswer(answer, found.radius, found.sigma, found.alpha, found.votes, found.trials, found.scope)
 
 
 @torch.inference_mode()
-def _clean(classifier: Classifier, image: Image, task: Task) -> dict[str, Any]:
+def _clean(classifier: Classifier, image: Image, task: Task) -> Answer:
     chances = classifier(image[None]).softmax(dim=1)[0].tolist()
     best = max(range(len(chances)), key=chances.__getitem__)
-    return {
-        "class": task.classes[best],
-        "probability": chances[best],
-        "probabilities": dict(zip(task.classes, chances, strict=True)),
-    }
+    return Answer(task.classes[best], chances[best], dict(zip(task.classes, chances, strict=True)))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from medrobust.pairs.poison_summary import count_attacked
 from medrobust.pairs.pretrain import pretrain, save
 from medrobust.pairs.recipe import PairSource, Recipe, caption_book
 from medrobust.pairs.start import start_from
-from medrobust.smoothing.bounds import interval
+from medrobust.smoothing.bounds import Interval, interval
 from medrobust.tell import Tell
 from medrobust.types import Classifier, Preprocess
 
@@ -37,6 +38,22 @@ class Attacked:
     surrogate: str = "builtin"
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """A model that was trained: its folder, its zero-shot accuracy by task, and the attack on its pairs, if any."""
+
+    model: str
+    steps: int
+    zero_shot: Mapping[str, Interval]
+    noise: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without the attack where there was none."""
+        scores = {task: score._asdict() for task, score in self.zero_shot.items()}
+        plain = {"model": self.model, "steps": self.steps, "zero_shot": scores}
+        return plain | ({"noise": dict(self.noise)} if self.noise else {})
+
+
 def build_model(
     recipe: Recipe,
     out: Path,
@@ -45,7 +62,7 @@ def build_model(
     start: str | None = None,
     reporter: Tell | None = None,
     device: str = "cpu",
-) -> dict[str, Any]:
+) -> Pretrained:
     """Train, save into `out` in the format of transformers, and score zero-shot on the sources' test splits.
 
     `attacked`: on pairs of which a share is attacked, each image under one caption; what was done goes to
@@ -83,7 +100,7 @@ def build_model(
     if noise:
         replace_text(out / "noise.json", json.dumps(noise, indent=1) + "\n")
     scores = evaluate(load(str(out)), recipe)
-    return {"model": str(out), "steps": steps, "zero_shot": scores} | ({"noise": noise} if noise else {})
+    return Pretrained(str(out), steps, scores, noise)
 
 
 def _sources(recipe: Recipe, attacked: Attacked | None, tell: Tell) -> tuple[list[Pairs], dict[str, Any]]:
@@ -133,7 +150,7 @@ def _square(recipe: Recipe) -> Preprocess:
     return Preprocess(recipe.architecture.image_size, recipe.architecture.image_size)
 
 
-def evaluate(model: Clip, recipe: Recipe, *, split: str = "test") -> dict[str, dict[str, float | int]]:
+def evaluate(model: Clip, recipe: Recipe, *, split: str = "test") -> dict[str, Interval]:
     """Zero-shot clean accuracy with its exact 95 % interval, on each labelled source of a recipe."""
     scores = {}
     for source in recipe.sources:
@@ -141,7 +158,7 @@ def evaluate(model: Clip, recipe: Recipe, *, split: str = "test") -> dict[str, d
             continue
         data = open_dataset(source.data, load_task(source.task), preprocess=model.preprocess, split=split)
         right = hits(zero_shot().apply(model, data.task, {}), data)
-        scores[source.task] = dict(interval(right, len(data))._asdict())
+        scores[source.task] = interval(right, len(data))
     return scores
 
 

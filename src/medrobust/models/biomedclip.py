@@ -6,7 +6,7 @@ NEJM AI 2025.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -24,7 +24,7 @@ from medrobust.models.fill import (
     shape_of,
     taken,
 )
-from medrobust.models.inputs import Pixels, bert_tokenizer
+from medrobust.models.inputs import Pixels, bert_tokenizer, said_in
 from medrobust.models.rename import renamed, vit_table
 from medrobust.models.texts import Reading
 from medrobust.models.towers import TokenTower
@@ -35,18 +35,56 @@ _TRUNK, _HEAD, _BERT, _PROJECTION = "visual.trunk.", "visual.head.proj.weight", 
 _WORDS = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 
 
-def load_biomedclip(source: ModelSource, model: Mapping[str, Any], pixels: Pixels) -> Clip:
-    """A ViT with class token, a BERT read at its first token, and their projections; `model`: open_clip's model_cfg.
+class ModelConfig(NamedTuple):
+    """open_clip's model_cfg; what the towers are stands in their own configs."""
+
+    embed_dim: Any
+    vision_cfg: Mapping[str, Any]
+    text_cfg: Mapping[str, Any]
+    quick_gelu: Any = None
+
+
+class _Vision(NamedTuple):
+    timm_model_name: Any = None
+    timm_pool: Any = "avg"
+    timm_proj: Any = "linear"
+    timm_proj_bias: Any = False
+
+
+class _Text(NamedTuple):
+    """`proj` and `pooler_type` are what old revisions call the two that begin with `hf`."""
+
+    hf_model_name: Any = None
+    hf_pooler_type: Any = None
+    pooler_type: Any = None
+    hf_proj_type: Any = None
+    proj: Any = None
+    hf_tokenizer_name: Any = _WORDS
+    context_length: Any = 77
+
+    @property
+    def pooler(self) -> Any:
+        """How the BERT is pooled."""
+        return self.hf_pooler_type or self.pooler_type
+
+    @property
+    def projection(self) -> Any:
+        """What projects the pooled token."""
+        return self.hf_proj_type or self.proj
+
+
+def load_biomedclip(source: ModelSource, model: ModelConfig, pixels: Pixels) -> Clip:
+    """A ViT with class token, a BERT read at its first token, and their projections.
 
     Raises ModelError for another architecture, and for weights that do not fit, naming them.
     """
-    vision, text = model["vision_cfg"], model["text_cfg"]
-    _check(source.name, vision, text)
+    text = said_in(_Text, model.text_cfg)
+    _check(source.name, said_in(_Vision, model.vision_cfg), text)
     tensors, name = source.weights.tensors, source.name
     refuse_others(tensors, (_TRUNK, _HEAD, _BERT, _PROJECTION, "logit_scale"), name=name, what=_WHAT)
     bert = read_bert(source, part_of(tensors, _BERT), prefix=_BERT, what=_WHAT, pooler=False)
     trunk = _trunk(source, part_of(tensors, _TRUNK), pixels)
-    dim = int(model["embed_dim"])
+    dim = int(model.embed_dim)
     head = _linear(tensors, _HEAD, (dim, trunk.config.hidden_size), source)
     tower = TokenTower(trunk, head, pixels.mean, pixels.std, pooled="first")
     return Clip(
@@ -55,41 +93,32 @@ def load_biomedclip(source: ModelSource, model: Mapping[str, Any], pixels: Pixel
         licence=source.licence,
         preprocess=pixels.preprocess,
         logit_scale=float(taken(tensors, "logit_scale", (), name=name, what=_WHAT).exp()),
-        context_length=min(int(text.get("context_length", 77)), bert.config.max_position_embeddings),
+        context_length=min(int(text.context_length), bert.config.max_position_embeddings),
         vision=tower.eval().to(source.device),
         text=bert,
-        text_projection=_text_projection(source, _said(text, "hf_proj_type", "proj"), bert.config.hidden_size, dim),
-        tokenize=bert_tokenizer(source.folder, bert.config.vocab_size, str(text.get("hf_tokenizer_name", _WORDS))),
+        text_projection=_text_projection(source, text.projection, bert.config.hidden_size, dim),
+        tokenize=bert_tokenizer(source.folder, bert.config.vocab_size, str(text.hf_tokenizer_name)),
         reading=Reading(fill=PAD, masked=True, pooled="first"),
         revision=source.revision,
     )
 
 
-def _check(name: str, vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
+def _check(name: str, vision: _Vision, text: _Text) -> None:
     """Raise ModelError for what the two towers could be and are not."""
-    name_of_vit, pool = vision.get("timm_model_name"), vision.get("timm_pool", "avg")
-    head, bias = vision.get("timm_proj", "linear"), vision.get("timm_proj_bias", False)
-    bert, pooler = text.get("hf_model_name"), _said(text, "hf_pooler_type", "pooler_type")
-    projected = _said(text, "hf_proj_type", "proj")
     for key, value, right in (
-        ("timm_model_name", name_of_vit, _VIT.fullmatch(str(name_of_vit))),
-        ("timm_pool", pool, pool in ("", "token")),
-        ("timm_proj", head, head == "linear"),
-        ("timm_proj_bias", bias, not bias),
-        ("hf_model_name", bert, "bert" in str(bert).lower()),
-        ("hf_pooler_type", pooler, pooler == "cls_last_hidden_state_pooler"),
-        ("hf_proj_type", projected, projected in ("mlp", "linear")),
+        ("timm_model_name", vision.timm_model_name, _VIT.fullmatch(str(vision.timm_model_name))),
+        ("timm_pool", vision.timm_pool, vision.timm_pool in ("", "token")),
+        ("timm_proj", vision.timm_proj, vision.timm_proj == "linear"),
+        ("timm_proj_bias", vision.timm_proj_bias, not vision.timm_proj_bias),
+        ("hf_model_name", text.hf_model_name, "bert" in str(text.hf_model_name).lower()),
+        ("hf_pooler_type", text.pooler, text.pooler == "cls_last_hidden_state_pooler"),
+        ("hf_proj_type", text.projection, text.projection in ("mlp", "linear")),
     ):
         if not right:
             raise ModelError(
                 f"{name}: open_clip_config.json says {key} {value!r}; read are timm's plain ViTs with a class token, "
                 "beside a BERT that is pooled at its first token"
             )
-
-
-def _said(text: Mapping[str, Any], new: str, old: str) -> Any:
-    """The value in a text tower's config under the key of new revisions, or else of old ones."""
-    return text.get(new, text.get(old))
 
 
 def _trunk(source: ModelSource, tensors: Mapping[str, Tensor], pixels: Pixels) -> Any:

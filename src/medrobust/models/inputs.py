@@ -3,13 +3,15 @@
 import json
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from medrobust.errors import ModelError
 from medrobust.types import Interpolation, Preprocess
 
+N = TypeVar("N")
 Tokenize = Callable[[str], list[int]]  # begin marker (where there is one), words, end marker
 
 # PIL's numbers for resampling filters, as preprocessor_config.json writes them
@@ -26,6 +28,17 @@ class Pixels(NamedTuple):
     std: list[float]
 
 
+class _Preprocessor(NamedTuple):
+    """Of preprocessor_config.json; `resample` is a number of PIL's."""
+
+    size: Any
+    image_mean: Sequence[Any]
+    image_std: Sequence[Any]
+    crop_size: Any = None
+    do_center_crop: Any = None
+    resample: Any = 3
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; raises ModelError where there is none in it."""
     try:
@@ -37,6 +50,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def said_in(form: Callable[..., N], values: Any) -> N:
+    """What a config says of the fields of a form, and the form's defaults for the rest; other keys are left out.
+
+    Raises TypeError where a field without a default is not said, or where there are no keys.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"expected keys and values, got {values!r}")
+    return form(**{key: values[key] for key in signature(form).parameters if key in values})
+
+
 def read_preprocess(folder: Path, *, crop: bool = True) -> Pixels:
     """Size, crop, interpolation, mean and std from a checkpoint's preprocessor_config.json.
 
@@ -46,12 +69,12 @@ def read_preprocess(folder: Path, *, crop: bool = True) -> Pixels:
     if not path.is_file():
         raise ModelError(f"{folder} has no preprocessor_config.json, so its resize and normalisation are unknown")
     try:
-        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        crop = bool(said.get("do_center_crop", crop))
-        resize = _side(said["size"], "shortest_edge")
-        size = _side(said["crop_size"], "height") if crop else resize
-        interpolation = _FILTERS[int(said.get("resample", 3))]
-        mean, std = [float(v) for v in said["image_mean"]], [float(v) for v in said["image_std"]]
+        known = said_in(_Preprocessor, json.loads(path.read_text(encoding="utf-8")))
+        crop = crop if known.do_center_crop is None else bool(known.do_center_crop)
+        resize = _side(known.size, "shortest_edge")
+        size = _side(known.crop_size, "height") if crop else resize
+        interpolation = _FILTERS[int(known.resample)]
+        mean, std = [float(v) for v in known.image_mean], [float(v) for v in known.image_std]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is not a CLIP preprocessing: {type(error).__name__} {error}") from error
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:

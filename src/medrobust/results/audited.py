@@ -42,11 +42,11 @@ def summarise_audit(
     `complete` says that all checks were made; else a check counts as begun where it or a later one has rows.
     `pictures` are those of broken certificates.
     """
-    by_check: dict[Check, list[AuditRow]] = {check: [row for row in rows if row.check == check] for check in ORDER}
-    last = max((place for place, check in enumerate(ORDER) if by_check[check]), default=-1)
-    begun = ORDER[: last + 1]
+    by_check = [[row for row in rows if row.check == check] for check in ORDER]
+    begun = max((place for place, found in enumerate(by_check, start=1) if found), default=0)
     if complete:
-        begun = ORDER[:1] if settings.get(RECORDS_ONLY) else ORDER
+        begun = 1 if settings.get(RECORDS_ONLY) else len(ORDER)
+    records, attacks, redraws, borders = (found if place < begun else None for place, found in enumerate(by_check))
     defences = tuple(dict.fromkeys(row.name for row in certificates))
     return AuditSummary(
         schema_version=SCHEMA_VERSION,
@@ -54,10 +54,10 @@ def summarise_audit(
         rows=len(certificates),
         settings=dict(settings),
         scopes={row.name: row.scope for row in certificates},
-        records=_records(by_check["record"]) if "record" in begun else None,
-        attacks=_attacks(by_check["attack"], pictures or {}) if "attack" in begun else None,
-        redraws=_redraws(by_check["redraw"], defences) if "redraw" in begun else None,
-        borders=_borders(by_check["border"]) if "border" in begun else None,
+        records=None if records is None else _records(records),
+        attacks=None if attacks is None else _attacks(attacks, pictures or {}),
+        redraws=None if redraws is None else _redraws(redraws, defences),
+        borders=None if borders is None else _borders(borders),
     )
 
 

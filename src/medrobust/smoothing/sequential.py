@@ -269,37 +269,44 @@ def certified_radius(votes: int, trials: int, **record: Unpack[Record]) -> float
 
     All arguments stand in a record. Raises ValueError where the rule has no look at `trials`.
     """
-    alpha, sigma = record["alpha"], record["sigma"]
-    if record["stopping"] == "spending":
-        rule = _rule_of(record)
+    known = _Known(**record)
+    if known.stopping == "spending":
+        rule = _rule_of(known)
         row = int(np.searchsorted(rule.looks, trials))
         if row >= len(rule.looks) or rule.looks[row] != trials:
-            raise ValueError(f"no look at {trials} draws: one comes every {record['look']} of {record['budget']}")
+            raise ValueError(f"no look at {trials} draws: one comes every {known.look} of {known.budget}")
         certified = int(np.searchsorted(rule.accept[row], votes, side="right"))
-        return record["grid"][certified - 1] if certified else None
-    if record["stopping"] == "anytime":
-        bound = mixture_lower_bound(votes, trials, alpha)
-        return (bounds.radius_of(bound, sigma) if bound > 0.5 else 0.0) or None
-    return bounds.radius(votes, trials, alpha, sigma) or None
+        return known.grid[certified - 1] if certified else None
+    if known.stopping == "anytime":
+        bound = mixture_lower_bound(votes, trials, known.alpha)
+        return (bounds.radius_of(bound, known.sigma) if bound > 0.5 else 0.0) or None
+    return bounds.radius(votes, trials, known.alpha, known.sigma) or None
 
 
-def _rule_of(record: Record) -> Boundaries:
+class _Known(NamedTuple):
+    """A `Record` by attribute."""
+
+    stopping: Stopping
+    grid: tuple[float, ...]
+    sigma: float
+    alpha: float
+    budget: int
+    look: int
+
+
+def _rule_of(known: _Known) -> Boundaries:
     return boundaries(
-        record["stopping"],
-        record["grid"],
-        sigma=record["sigma"],
-        alpha=record["alpha"],
-        budget=record["budget"],
-        look=record["look"],
+        known.stopping, known.grid, sigma=known.sigma, alpha=known.alpha, budget=known.budget, look=known.look
     )
 
 
 def largest_certifiable(**record: Unpack[Record]) -> float:
     """Radius of an image when every vote is right: no radius can exceed it."""
-    if record["stopping"] == "spending":
-        reachable = _rule_of(record).reachable
-        return record["grid"][reachable - 1] if reachable else 0.0
-    return certified_radius(record["budget"], record["budget"], **record) or 0.0
+    known = _Known(**record)
+    if known.stopping == "spending":
+        reachable = _rule_of(known).reachable
+        return known.grid[reachable - 1] if reachable else 0.0
+    return certified_radius(known.budget, known.budget, **record) or 0.0
 
 
 class Race:

@@ -12,11 +12,11 @@ import yaml
 
 from medrobust.attacks.errors import AttackError
 from medrobust.errors import nearest
+from medrobust.pairs.caption_attack.lexicon_file import BodyParts, Negations, Opposites, SenseOf, lexicon_file
 
 STRENGTH = {"presence": 2, "degree": 1, "state": 0}  # of the opposites that say what is true
 ROLES = (*STRENGTH, "direction")
 DETERMINERS = "determiners"
-KEYS = ("sources", "body_parts", "antonyms", "negations", "kept", "senses", "noun_phrases")
 
 
 class Forms(NamedTuple):
@@ -104,32 +104,21 @@ def _parse(text: str, where: str) -> Lexicon:
 
 def parse_lexicon(found: Mapping[str, Any]) -> Lexicon:
     """A lexicon from what its YAML holds. Raises AttackError, as `load_lexicon` does."""
-    for key in found:
-        if key not in KEYS:
-            raise AttackError(f"unknown key {key!r}{nearest(str(key), KEYS)}; the keys are {', '.join(KEYS)}")
+    said = lexicon_file(found)
     groups: dict[str, tuple[Forms, ...]] = {}
     terms: dict[str, Term] = {}
-    for row in found["body_parts"]:
-        _check_source(row, found["sources"])
-        members = [_names(member, plural=row.get("plural", True)) for member in row["members"]]
-        if len(members) < 2 or row["group"] in groups:
-            raise AttackError(f"group {row['group']!r} must occur once and have two members or more; add some")
-        groups[row["group"]] = tuple(names[0] for names in members)
-        for place, names in enumerate(members):
-            for forms in names:
-                _add(terms, forms.one, Term("body part", row["group"], place=place))
-                if forms.many is not None:
-                    _add(terms, forms.many, Term("body part", row["group"], place=place, plural=True))
-    for row in found["antonyms"]:
-        _check_source(row, found["sources"])
-        _add_opposites(terms, row)
-    answers = _add_negations(terms, found["negations"])
-    for words in found["kept"]:
+    for row in said.body_parts:
+        _check_source(row, said.sources)
+        _add_body_parts(groups, terms, row)
+    for opposites in said.antonyms:
+        _check_source(opposites, said.sources)
+        _add_opposites(terms, opposites)
+    answers = _add_negations(terms, said.negations)
+    for words in said.kept:
         _add(terms, words, Term("kept", "kept"))
-    phrases = found["noun_phrases"]
-    senses, countable, ends = _senses(found["senses"], {*terms, *answers}), phrases["countable"], phrases["ends"]
-    pattern = _pattern({*terms, *answers})
-    return Lexicon(found["sources"], groups, terms, answers, senses, frozenset(countable), frozenset(ends), pattern)
+    senses = _senses(said.senses, {*terms, *answers})
+    countable, ends = frozenset(said.noun_phrases.countable), frozenset(said.noun_phrases.ends)
+    return Lexicon(said.sources, groups, terms, answers, senses, countable, ends, _pattern({*terms, *answers}))
 
 
 def plural_of(noun: str) -> str:
@@ -152,9 +141,21 @@ def _read(path: Path) -> str:
         raise AttackError(f"lexicon {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
-def _check_source(row: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    if row["source"] not in sources:
-        raise AttackError(f"group {row['group']!r} has the source {row['source']!r}; list it under sources")
+def _check_source(row: BodyParts | Opposites, sources: Mapping[str, str]) -> None:
+    if row.source not in sources:
+        raise AttackError(f"group {row.group!r} has the source {row.source!r}; list it under sources")
+
+
+def _add_body_parts(groups: dict[str, tuple[Forms, ...]], terms: dict[str, Term], row: BodyParts) -> None:
+    members = [_names(member, plural=row.plural) for member in row.members]
+    if len(members) < 2 or row.group in groups:
+        raise AttackError(f"group {row.group!r} must occur once and have two members or more; add some")
+    groups[row.group] = tuple(names[0] for names in members)
+    for place, names in enumerate(members):
+        for forms in names:
+            _add(terms, forms.one, Term("body part", row.group, place=place))
+            if forms.many is not None:
+                _add(terms, forms.many, Term("body part", row.group, place=place, plural=True))
 
 
 def _names(entry: str, *, plural: bool) -> list[Forms]:
@@ -173,36 +174,35 @@ def _add(terms: dict[str, Term], words: Any, term: Term) -> None:
     terms[words] = term
 
 
-def _add_opposites(terms: dict[str, Term], row: Mapping[str, Any]) -> None:
-    if row["role"] not in ROLES:
-        raise AttackError(f"group {row['group']!r} has the role {row['role']!r}; the roles are {', '.join(ROLES)}")
-    both = [(was, now, True) for a, b in row["pairs"] for was, now in ((a, b), (b, a))]
-    for was, now, back in [*both, *((was, now, False) for was, now in row.get("one_way", []))]:
-        _add(terms, was, Term(row["role"], row["group"], now, comes_back=back))
-        if row.get("plural", False):
-            many = Term(row["role"], row["group"], plural_of(now), plural=True, comes_back=back)
+def _add_opposites(terms: dict[str, Term], row: Opposites) -> None:
+    if row.role not in ROLES:
+        raise AttackError(f"group {row.group!r} has the role {row.role!r}; the roles are {', '.join(ROLES)}")
+    both = [(was, now, True) for a, b in row.pairs for was, now in ((a, b), (b, a))]
+    for was, now, back in [*both, *((was, now, False) for was, now in row.one_way)]:
+        _add(terms, was, Term(row.role, row.group, now, comes_back=back))
+        if row.plural:
+            many = Term(row.role, row.group, plural_of(now), plural=True, comes_back=back)
             _add(terms, plural_of(was), many)
 
 
-def _add_negations(terms: dict[str, Term], rows: Mapping[str, Any]) -> dict[str, str]:
-    for word in rows["determiners"]:
+def _add_negations(terms: dict[str, Term], rows: Negations) -> dict[str, str]:
+    for word in rows.determiners:
         _add(terms, word, Term("denial", DETERMINERS))
-    for word in rows["followers"]:
+    for word in rows.followers:
         _add(terms, word, Term("follower", DETERMINERS))
-    for role, key in (("denial", "after"), ("denial of clause", "clause")):
-        for was, now in rows[key]:
+    for role, pairs in (("denial", rows.after), ("denial of clause", rows.clause)):
+        for was, now in pairs:
             _add(terms, was, Term(role, "negations", now))
-    return {was: now for pair in rows["answers"] for was, now in (pair, pair[::-1])}
+    return {was: now for pair in rows.answers for was, now in (pair, pair[::-1])}
 
 
-def _senses(rows: Iterable[Mapping[str, Any]], terms: Collection[str]) -> dict[str, tuple[Sense, ...]]:
+def _senses(rows: Iterable[SenseOf], terms: Collection[str]) -> dict[str, tuple[Sense, ...]]:
     senses: dict[str, tuple[Sense, ...]] = {}
     for row in rows:
-        word = row["word"]
-        if word not in terms:
-            raise AttackError(f"the sense of {word!r} is of no entry{nearest(word, terms)}; mend or remove it")
-        before, after, earlier = (frozenset(row.get(key, ())) for key in ("before", "after", "earlier"))
-        senses[word] = (*senses.get(word, ()), Sense(before, after, earlier, row.get("now", "")))
+        if row.word not in terms:
+            raise AttackError(f"the sense of {row.word!r} is of no entry{nearest(row.word, terms)}; mend or remove it")
+        sense = Sense(frozenset(row.before), frozenset(row.after), frozenset(row.earlier), row.now)
+        senses[row.word] = (*senses.get(row.word, ()), sense)
     return senses
 
 
