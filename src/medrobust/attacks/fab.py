@@ -136,7 +136,7 @@ class Fab:
     def _step(
         self, points: Images, originals: Images, normal: Images, value: Float[Tensor, " batch"], norm: Norm
     ) -> Images:
-        """Both projections onto the linearised border, mixed: the longer the point's own, the more of the original's."""
+        """Both projections onto the linearised border, mixed; the longer its own, the more of the original's."""
         beyond = value + (normal * (originals - points)).sum(dim=(1, 2, 3))
         own = to_plane(points, normal, value, norm)
         original = to_plane(originals, normal, beyond, norm)

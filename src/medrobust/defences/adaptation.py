@@ -30,8 +30,8 @@ def starting_state(
     """Tensors that leave the tower unchanged as they are: `lora.NAME.a|b`, or `weight.NAME` copies.
 
     `lora`: rank-`rank` deltas on every linear layer; a ~ N(0, 1/inputs), b = 0. `attention`: the same on queries and
-    values alone. `norms`: LayerNorms and all biases. `blocks`: the last so many layers and what follows them. Raises
-    StateError where there are not so many, or no queries and values.
+    values alone. `norms`: LayerNorms and all biases. `blocks`: the last `blocks` layers and everything after them.
+    Raises StateError where there are fewer, or no queries and values.
     """
     if part in ("lora", "attention"):
         return _low_rank(vision, part, rank, generator)
@@ -95,7 +95,7 @@ def merged(model: VisionLanguageModel, state: State) -> VisionLanguageModel:
     """The model with the changed weights and the prompts of a state in its vision tower; itself where there are none.
 
     Equal changes give the same object, so that classifiers built on it share one pass over the noise. It lives as long
-    as somebody uses it: the memory of this function holds nothing alive, however many states a process has seen.
+    as it is in use: the cache of this function holds weak references only, however many states a process has seen.
     """
     changes = vision_part(state)
     if not changes:
@@ -112,7 +112,7 @@ def merged(model: VisionLanguageModel, state: State) -> VisionLanguageModel:
 
 
 def changed(model: VisionLanguageModel, state: State) -> VisionLanguageModel:
-    """As `merged`, but made anew and kept by nobody: for changes that serve one image."""
+    """As `merged`, but made anew and not cached: for changes that serve one image."""
     return model.with_vision(_changed(model.vision, on(model.device, vision_part(state))))
 
 
@@ -129,7 +129,7 @@ def _changed(vision: nn.Module, changes: State) -> nn.Module:
 
 
 def visual_prompts(state: State) -> State:
-    """What of a state a `PromptedVision` takes, by the names that it has there."""
+    """The part of a state that a `PromptedVision` takes, by its argument names."""
     return {key.removeprefix("prompt."): value for key, value in state.items() if key.startswith("prompt.")}
 
 
@@ -148,7 +148,7 @@ def interpolated_weights(vision: nn.Module, state: State, share: float) -> State
 
 
 def vision_part(state: State) -> State:
-    """What of a state changes the vision tower; another defence may be learned on top of it."""
+    """The part of a state that changes the vision tower; another defence may be learned on top of it."""
     return {key: value for key, value in state.items() if key.startswith(("lora.", "weight.", "prompt."))}
 
 

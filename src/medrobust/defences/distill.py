@@ -1,4 +1,4 @@
-"""`distill`: teach the vision tower to see through noise what it sees without (ours; label-free, sound)."""
+"""`distill`: teach the vision tower to give its clean features under noise too (ours; label-free, sound)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from medrobust.types import Classifier, Features, Logits, State, VisionLanguageM
 
 
 class Distill(BaseModel):
-    """All of them ours."""
+    """Settings; all of them ours."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -117,7 +117,7 @@ def _fit_feature(
 
 
 def _restored(features: Features, state: State) -> Features:
-    """The unit feature and what a two-layer MLP adds to it."""
+    """The unit feature plus the output of a two-layer MLP on it."""
     unit = F.normalize(features, dim=-1)
     hidden = F.gelu(F.linear(unit, state["mlp.in"], state["mlp.in_bias"]))
     return unit + F.linear(hidden, state["mlp.out"], state["mlp.out_bias"])

@@ -24,7 +24,7 @@ Known = dict[str, tuple[State, Header]]  # states by their path, or by the name 
 
 
 class Fitted(NamedTuple):
-    """A defence made ready: its functions, its classifier, the hash of what it learned.
+    """A defence made ready: its functions, its classifier, the hash of its state.
 
     Of a task with findings it answers about the one at `place`.
     """
@@ -92,7 +92,7 @@ def state_files(names: Sequence[str], out: Path) -> dict[str, Path]:
 def _state_of(
     bench: Bench, choice: Choice, known: Known, path: Path, tell: Tell, *, learn: bool
 ) -> tuple[State, dict[str, Any]]:
-    """What a defence learned, and its settings: loaded, shared with an earlier one, or fitted; `known` is added to."""
+    """State and settings of a defence: loaded, shared with an earlier one, or fitted; `known` is added to."""
     for wanted in (choice.from_state, choice.base_state):
         if wanted and wanted not in known:
             known[wanted] = load_checked(Path(wanted), bench.model, bench.task, transfer=choice.transfer)
@@ -115,7 +115,7 @@ def _state_of(
 
 
 def apply_state(defence: Defence, model: VisionLanguageModel, task: Task, state: State, *, name: str) -> Classifier:
-    """The classifier of a defence and its state; raises StateError where the state does not hold what it needs."""
+    """The classifier of a defence and its state; raises StateError where the state lacks a tensor."""
     try:
         return defence.apply(model, task, state)
     except KeyError as error:
@@ -152,7 +152,7 @@ def fit_defence(
     tell: Tell,
     workers: Workers = ALONE,
 ) -> tuple[State, Header]:
-    """Learn what a defence has to learn, on top of the vision tower in `below`, and keep it in `target`.
+    """Fit a defence, on top of the vision tower in `below`, and keep its state in `target`.
 
     A long training is kept beside `target` from time to time, and goes on from there.
     """

@@ -1,4 +1,4 @@
-"""The folder of a run: who may write there, what it was asked, where its numbers come from."""
+"""The folder of a run: its lock, its settings, the origin of its numbers."""
 
 import json
 import os
@@ -59,22 +59,22 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether there are rows of any kind."""
+        """True where there are rows of any kind."""
         return any(self.path.glob("*.jsonl"))
 
     def settings(self, model: type[S], name: str) -> S:
-        """What this run was asked, as it stands in the file of that name. Raises RunError."""
+        """The settings of this run in the file of that name. Raises RunError."""
         path = self.path / name
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
             return parse(model, values, str(path))
         except FileNotFoundError:
-            raise RunError(f"{self.path} is no run folder: it has no {name}") from None
+            raise RunError(f"{self.path} is not a run folder: it has no {name}") from None
         except (OSError, ValueError, yaml.YAMLError, ConfigError) as error:
             raise RunError(f"{path} cannot be read ({' '.join(str(error).split())}); use another --out") from error
 
     def claim(self, settings: S, name: str, begun: Callable[[S], Mapping[str, str]] = lambda _settings: {}) -> S:
-        """Make the folder the run of these settings, or see that it is.
+        """Make the folder the run of these settings, or check that it is.
 
         `begun`: the parts of these settings that have rows here, with their file. Such a part, and every field outside
         of parts, must be as it was, but for fields whose `resume` allows another value; some parts then begin anew.
@@ -100,7 +100,7 @@ class RunFolder:
 
     @property
     def environment(self) -> dict[str, dict[str, Any]]:
-        """Where the numbers of a run that has begun come from; empty where none has begun. Raises RunError."""
+        """The origin of the numbers of a run that has begun; empty where none has begun. Raises RunError."""
         path = self.path / ENVIRONMENT
         if not (path.exists() and self.begun):
             return {}
@@ -111,7 +111,7 @@ class RunFolder:
             raise RunError(f"{path} cannot be read ({error}); use another --out") from error
 
     def check(self, found: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raise RunError naming what differs between the run's environment and this one."""
+        """Raise RunError naming the differences between the run's environment and this one."""
         recorded = self.environment
         for part, values in found.items():
             for key, value in values.items():
@@ -123,7 +123,7 @@ class RunFolder:
                     )
 
     def record(self, found: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write environment.json, or see that a run that goes on has the same one. Raises RunError."""
+        """Write environment.json, or check that a run that goes on has the same one. Raises RunError."""
         self.check(found)
         recorded = self.environment
         whole = recorded | {part: {**recorded.get(part, {}), **values} for part, values in found.items()}

@@ -43,7 +43,7 @@ _MARK, _JOURNAL = "unfinished.json", "unfinished.jsonl"
 
 @dataclass(frozen=True)
 class TargetSource:
-    """Where images to move to come from: a folder with images anywhere below it, or any labelled data."""
+    """The source of images to move to: a folder with images anywhere below it, or any labelled data."""
 
     data: str
     task: str | None = None
@@ -74,7 +74,7 @@ def poison_into(
     targets: Targets | None = None,
     reporter: Tell | None = None,
 ) -> dict[str, Any]:
-    """Write the attacked copy, and return what `poison.json` says of it.
+    """Write the attacked copy, and return the values of `poison.json`.
 
     Raises RunError where `out` holds a finished copy, another one, or other files.
     """

@@ -31,7 +31,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Poison:
-    """How many pairs are attacked, and how; either half may be left out. Raises `ConfigError` where both are."""
+    """Share of attacked pairs and settings of the attack; one half may be left out. Raises `ConfigError` for both."""
 
     share: float
     ball: Ball = field(default_factory=lambda: Ball("linf", 8 / 255))
@@ -58,9 +58,9 @@ class Targets:
 
 @dataclass(frozen=True)
 class AttackedPair:
-    """What was done to one pair. `None` where that half was not attacked, or where PSNR is infinite.
+    """The record of one attacked pair. `None` where that half was not attacked, or where PSNR is infinite.
 
-    Cosines and PSNR (dB) are those of the 8-bit images; `words_changed` lists what stood there and what does now.
+    Cosines and PSNR (dB) are those of the 8-bit images; `words_changed` lists old and new words.
     """
 
     id: str
@@ -76,12 +76,12 @@ class AttackedPair:
 
     @property
     def key(self) -> str:
-        """What names it within a data set."""
+        """Its name within a data set."""
         return self.id
 
 
 def parse_share(text: str) -> float:
-    """A share as a user writes it. Raises `ConfigError` with a suggestion where it is none.
+    """A share as a user writes it. Raises `ConfigError` with a suggestion for any other text.
 
     >>> parse_share("10%"), parse_share("0.1"), parse_share("1")
     (0.1, 0.1, 1.0)
@@ -91,7 +91,7 @@ def parse_share(text: str) -> float:
     try:
         value = float(number) / (100 if percent else 1)
     except ValueError:
-        raise ConfigError(f"the share {text!r} is no number; write it as 10% or 0.1") from None
+        raise ConfigError(f"the share {text!r} is not a number; write it as 10% or 0.1") from None
     if 0 <= value <= 1:
         return value
     meant = f"; did you mean {number}%?" if not percent and 1 < value <= 100 else "; write it as 10% or 0.1"
@@ -107,7 +107,7 @@ def chosen(count: int, share: float, seed: int) -> list[int]:
 def attack_pairs(
     pairs: CaptionedImages, rows: Sequence[int], poison: Poison, encode: Encode, targets: Targets | None = None
 ) -> tuple[Bytes, list[AttackedPair]]:
-    """Those pairs after the attack: images as bytes, and what was done. One batch; pass `BLOCK` rows or fewer.
+    """Those pairs after the attack: images as bytes, and records. One batch; pass `BLOCK` rows or fewer.
 
     An image is moved to one of `targets`, or of the same data: one of another class, or, where there are no labels,
     with another caption. Raises `DataError` where there is none.
@@ -139,7 +139,7 @@ def attack_pairs(
 
 
 def target_of(row: int, pairs: CaptionedImages, targets: Targets | None, seed: int) -> int:
-    """Which image a pair is moved to: it depends on seed and id, not on the share. Raises `DataError` for none."""
+    """The image that a pair is moved to, by seed and id, not by the share. Raises `DataError` for none."""
     generator = stream(seed, "poison target", pairs.ids[row])
     if targets is not None:
         return int(torch.randint(len(targets.ids), (1,), generator=generator))
@@ -188,7 +188,7 @@ def _shrunk(offset: Images, radius: float) -> Images:
 
 
 def summary(done: Sequence[AttackedPair]) -> dict[str, int | float | None]:
-    """How many pairs were attacked, how many captions could not be changed, and means over those known."""
+    """Counts of attacked pairs and of captions that could not be changed, and means over the known values."""
     means = {key: _mean([getattr(pair, key) for pair in done]) for key in ("cosine_before", "cosine_after", "psnr")}
     return {
         "attacked": len(done),

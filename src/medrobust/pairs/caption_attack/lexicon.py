@@ -27,7 +27,7 @@ class Forms(NamedTuple):
 
 
 class Term(NamedTuple):
-    """What one form of a word does: `now` is put in its place; a body part's place depends on the caption."""
+    """The replacement of one form of a word: `now`; that of a body part depends on the caption."""
 
     role: str  # "body part", "kept", "denial", "denial of clause", "follower" of a denial, "answer", or one of ROLES
     group: str
@@ -103,7 +103,7 @@ def _parse(text: str, where: str) -> Lexicon:
 
 
 def parse_lexicon(found: Mapping[str, Any]) -> Lexicon:
-    """A lexicon from what its YAML holds. Raises AttackError, as `load_lexicon` does."""
+    """A lexicon from the values of its YAML. Raises AttackError, as `load_lexicon` does."""
     for key in found:
         if key not in KEYS:
             raise AttackError(f"unknown key {key!r}{nearest(str(key), KEYS)}; the keys are {', '.join(KEYS)}")
