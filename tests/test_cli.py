@@ -328,7 +328,7 @@ def test_predict_tunes_every_image_anew(model: list[str], picture_folder: Path, 
 
 
 def test_a_report_of_what_is_no_run(tmp_path: Path) -> None:
-    refused(invoke("report", tmp_path), "is no run folder")
+    refused(invoke("report", tmp_path), "is not a run folder")
 
 
 def test_a_prompt_that_is_too_long(tmp_path: Path, model: list[str], picture_folder: Path, task_file: Path) -> None:

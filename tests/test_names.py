@@ -1,4 +1,4 @@
-"""Names of the package: one meaning a name.
+"""Names and docstrings of the package: one meaning a name, and sentences that begin with their subject.
 
 Type aliases, constants and methods do not count, and the command line may repeat a name that it calls.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "medrobust"
+QUESTIONS = {"What", "How", "Where", "Which", "Whether", "Who", "Why", "When", "So"}
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -29,8 +30,23 @@ def defined_twice(folder: Path) -> dict[str, list[str]]:
     return {name: sorted(where) for name, where in places.items() if len(where) > 1}
 
 
+def questions(folder: Path) -> list[str]:
+    found = []
+    for path, module in modules(folder):
+        for node in ast.walk(module):
+            if isinstance(node, Definition | ast.Module):
+                words = (ast.get_docstring(node) or "").split()
+                if words and words[0].rstrip(",:;.") in QUESTIONS:
+                    found.append(f"{path}:{getattr(node, 'lineno', 1)}: {' '.join(words)}")
+    return found
+
+
 def test_a_public_name_is_defined_in_one_module() -> None:
     assert defined_twice(SOURCE) == {}
+
+
+def test_a_docstring_begins_with_its_subject() -> None:
+    assert questions(SOURCE) == []
 
 
 @pytest.fixture
@@ -45,3 +61,7 @@ def planted(tmp_path: Path) -> Path:
 
 def test_a_name_in_two_modules_is_found(planted: Path) -> None:
     assert defined_twice(planted) == {"read": ["one.py", "two.py"]}
+
+
+def test_a_question_is_found(planted: Path) -> None:
+    assert questions(planted) == ["one.py:1: Which of them.", "two.py:1: How, in short."]

@@ -1,4 +1,4 @@
-"""What can go wrong that a user can mend. Each message is one sentence: what was got, what was expected, what to do."""
+"""Errors that a user can mend. Each message is one sentence: what was got, what was expected, what to do."""
 
 import difflib
 import errno
@@ -8,14 +8,14 @@ from collections.abc import Iterable
 class MedrobustError(Exception):
     """Root of all errors this package raises on purpose; `exit_code` is what the command line ends with.
 
-    2: what the user gave cannot be used. 1: it could, and the work failed on the way.
+    2: the input cannot be used. 1: the input was fine, and the work failed on the way.
     """
 
     exit_code = 2
 
 
 class DataError(MedrobustError):
-    """Images, labels or their folder are not what the task needs."""
+    """Images, labels or their folder do not fit the task."""
 
 
 class BrokenImageError(DataError):
@@ -39,11 +39,11 @@ class PromptError(MedrobustError):
 
 
 class StateError(MedrobustError):
-    """What a defence learned belongs to another model, task or defence."""
+    """A learned state belongs to another model, task or defence."""
 
 
 class SmoothingError(MedrobustError):
-    """No certificate can come out of these settings."""
+    """These settings cannot give a certificate."""
 
 
 class ConfigError(MedrobustError):
@@ -51,7 +51,7 @@ class ConfigError(MedrobustError):
 
 
 class PluginError(MedrobustError):
-    """What an installed package adds to a registry cannot be used."""
+    """An entry that an installed package adds to a registry cannot be used."""
 
 
 class RunError(MedrobustError):
@@ -72,7 +72,7 @@ def cannot_write(path: object, error: OSError) -> RunError:
 
 
 class CancelledError(MedrobustError):
-    """Whoever started the work wants no more of it; what was written is safe."""
+    """The work was cancelled by its caller; everything already written is safe."""
 
     exit_code = 130
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: versions, threads, device. A run is only resumed where these are the same."""
+"""The origin of a run's numbers: versions, threads, device. A run is only resumed where these are the same."""
 
 import math
 import os
@@ -32,7 +32,7 @@ def use_threads(count: int | None = None) -> None:
 
 
 def describe(device: torch.device, *, threads: int) -> dict[str, Any]:
-    """What decides the last bits of a forward pass; goes into environment.json."""
+    """Everything that decides the rounding of a forward pass; goes into environment.json."""
     return {
         "medrobust": __version__,
         "python": platform.python_version(),
@@ -48,7 +48,7 @@ def describe(device: torch.device, *, threads: int) -> dict[str, Any]:
 
 
 def _tf32() -> str:
-    """Where a GPU rounds float32 to 10 bits before it multiplies."""
+    """The operations for which a GPU rounds float32 to 10 bits before it multiplies."""
     places = {
         "matrix products": torch.backends.cuda.matmul.allow_tf32,
         "convolutions": torch.backends.cudnn.allow_tf32,
@@ -57,7 +57,7 @@ def _tf32() -> str:
 
 
 def checked_device(name: str) -> torch.device:
-    """A device that is there; raises ConfigError otherwise."""
+    """The device, checked to exist; raises ConfigError otherwise."""
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # other signs mean something 
 class Registry(Generic[Line]):
     """Lines by name, in the form of a dictionary: the package's own, then those of plugins.
 
-    `group` is that of the entry points, `noun` what a line is called in errors, `kind` the type of a line. A name that
+    `group` is that of the entry points, `noun` the word for a line in errors, `kind` the type of a line. A name that
     the package has stays the package's. Asking for a line of a broken plugin raises PluginError.
     """
 
@@ -108,7 +108,7 @@ class Registry(Generic[Line]):
             self._loaded[name] = line
 
     def _line(self, name: str, points: list[EntryPoint]) -> tuple[Line | None, str]:
-        """A plugin's line, or what is wrong with it."""
+        """A plugin's line, or a sentence about its fault."""
         if len(points) > 1:
             return None, "and a name stands for one thing; uninstall all of these but one"
         if not _NAME.fullmatch(name):

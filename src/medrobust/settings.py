@@ -29,7 +29,7 @@ def option(
     unit: Unit = "",
     **limits: Any,
 ) -> Any:
-    """A field with what the command line, the reference pages and resuming need to know of it.
+    """A field with remarks for the command line, the reference pages and resuming.
 
     `names`: its options where they are not `--FIELD`. `takes`: their form where it is not that of the field's type,
     "text" for one as people write it (10%, 8/255), "texts" to be repeated, "commas" within one text, or "nothing".
@@ -42,7 +42,7 @@ def option(
 
 
 def about(field: FieldInfo) -> dict[str, Any]:
-    """What `option` says of a field; the defaults where it is a plain one."""
+    """The remarks of `option` on a field; the defaults for a plain one."""
     extra = field.json_schema_extra
     found = extra.get("option") if isinstance(extra, dict) else None
     return {"names": [], "takes": "", "resume": "same", "group": "", "unit": ""} | (
@@ -97,7 +97,7 @@ def read_yaml(path: Path, what: str) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def to_yaml(settings: BaseModel) -> str:
@@ -112,7 +112,7 @@ def changes(before: BaseModel, now: BaseModel) -> Iterator[tuple[str, str, str]]
     """The fields in which two settings of one type differ and that a run that goes on must not change, as texts.
 
     A model may name more fields that only tell the same rows anew as its `told_anew`. Parts (models inside the
-    settings) are left to whoever knows whether they have begun.
+    settings) are compared by the caller, which knows whether they have begun.
     """
     was, is_ = before.model_dump(mode="json", by_alias=True), now.model_dump(mode="json", by_alias=True)
     for name, field in type(now).model_fields.items():
@@ -141,7 +141,7 @@ def _flat(key: str, value: Any, field: FieldInfo) -> dict[str, str]:
 
 
 def spread(fields: Mapping[str, Iterable[str]], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What each name is told: a setting `KEY` goes to all that have this field, `NAME.KEY` to one, and wins.
+    """Settings by name: a setting `KEY` goes to all that have this field, `NAME.KEY` to one, and wins.
 
     Raises ConfigError for a setting that none has.
 

@@ -1,4 +1,4 @@
-"""Where work speaks: sentences, progress, and whether it is still wanted. No torch here."""
+"""Messages of running work: sentences, progress, and the question whether to go on. No torch here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tell:
-    """Receivers of what a piece of work says; the defaults drop everything.
+    """Receivers of the messages of a piece of work; the defaults drop everything.
 
     `say` takes a sentence, `progress` a title with done and total, and `cancelled` is asked between units of work.
     """

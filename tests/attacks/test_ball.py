@@ -34,8 +34,8 @@ def test_says_what_it_is() -> None:
     [("linf", "8", r"eps is 8, must be below 1 in the norm linf.*did you mean 8/255\?"),
      ("linf", 1, r"did you mean 1/255\?"), ("l2", "128", r"below 8 in the norm l2.*did you mean 128/255\?"),
      ("linf", "0", "must be above 0.*clean accuracy"), ("linf", "-0.1", "must be above 0"), ("linf", "nan", "above 0"),
-     ("l2", "inf", "above 0"), ("linf", "8/0", "no number; write it as 8/255"), ("linf", "8/255/2", "no number"),
-     ("linf", "eight", "'eight' is no number"), ("l1", "0.1", "no norm 'l1'.*linf and l2"),
+     ("l2", "inf", "above 0"), ("linf", "8/0", "not a number; write it as 8/255"), ("linf", "8/255/2", "not a number"),
+     ("linf", "eight", "'eight' is not a number"), ("l1", "0.1", "no norm 'l1'.*linf and l2"),
      ("linff", "0.1", "did you mean 'linf'")],
 )  # fmt: skip
 def test_refuses_with_a_sentence(norm: str, eps: str | float, sentence: str) -> None:

@@ -166,7 +166,7 @@ def test_what_is_finished_stays_when_it_is_interrupted(folder: Path, monkeypatch
 
 
 def test_a_folder_that_is_no_run_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         audit(tmp_path)
     (folder / "audit.json").write_text("{")
     done = invoke("report", folder)

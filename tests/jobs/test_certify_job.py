@@ -190,7 +190,7 @@ def test_a_run_can_be_reopened_as_it_was(finished: tuple[Experiment, Path], tmp_
     image, smoothing = bench.data.read(0), prepare_bench(experiment).levels[1]
     label = bench.data.targets[0]
     assert certify_image(image, bench.data.ids[0], label, fitted, smoothing, sampler, seed=0) == rows
-    with pytest.raises(RunError, match="is no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         reopen_certified(tmp_path)
     shutil.copytree(out, tmp_path / "run")
     (tmp_path / "run" / "states" / "few-shot.safetensors").unlink()

@@ -51,7 +51,7 @@ def test_what_tables_call_a_defence() -> None:
         ("limit: 0", "limit"),
         ("schema_version: 3", "schema_version"),
         ("- 1", "must hold keys and values"),
-        ("a: [", "is no YAML"),
+        ("a: [", "is not YAML"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_sentence(tmp_path: Path, text: str, message: str) -> None:

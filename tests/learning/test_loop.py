@@ -142,7 +142,7 @@ def test_a_checkpoint_of_another_training_is_refused_and_stays(tmp_path: Path) -
     with pytest.raises(RunError, match=r"cut off, with batch = 2, asked for 3; finish"):
         learn(Checkpoint(nested.path, {"settings": {"eps": 0.1, "batch": 3}}), "sgd")
     path.write_bytes(before[:-9])
-    with pytest.raises(RunError, match=r"is no complete checkpoint .*; delete it to begin anew"):
+    with pytest.raises(RunError, match=r"is not a complete checkpoint .*; delete it to begin anew"):
         learn(Checkpoint(path, {"lr": 0.05, "classes": ("a", "b")}, seconds=0.0), "sgd")
 
 

@@ -276,7 +276,7 @@ def other_tower(tower: Any) -> None:
         (patched, r"^tower.encoder has a hook"),
         (other_activation, r"activation_fn of the vision tower is a ReLU"),
         (two_activations, r"have 2 activations"),
-        (whole_numbers, r"fc1.weight of the vision tower is not a plain floating-point tensor"),
+        (whole_numbers, r"fc1.weight of the vision tower is no plain floating-point tensor"),
         (other_layer, r"^projection of the vision tower is a Sequential"),
         (parametrised, r"fc1 of the vision tower is a ParametrizedLinear"),
         (overlapping, r"patches of the vision tower overlap"),

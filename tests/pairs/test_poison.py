@@ -43,7 +43,7 @@ def test_shares_as_people_write_them(text: str, share: float) -> None:
         ("120%", r"the share is 120%, must be from 0 % to 100 %; write it as 10% or 0.1"),
         ("-0.1", r"the share is -0.1, must be from"),
         ("nan", r"the share is nan, must be from"),
-        ("a tenth", r"the share 'a tenth' is no number; write it as 10% or 0.1"),
+        ("a tenth", r"the share 'a tenth' is not a number; write it as 10% or 0.1"),
     ],
 )
 def test_what_is_no_share(text: str, sentence: str) -> None:

@@ -68,7 +68,7 @@ def test_a_wrong_setting_is_named_with_its_file(
 def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"mine.yaml is no YAML: \S.*"):
+    with pytest.raises(ConfigError, match=r"mine.yaml is not YAML: \S.*"):
         load_recipe(str(path))
 
 

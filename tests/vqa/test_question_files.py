@@ -141,9 +141,9 @@ def test_blank_rows_may_be_left_out_and_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "text", "told"), [
-    ("a.json", "", "is not JSON"), ("a.json", '{"question": 1}', "is no JSON list of objects"),
+    ("a.json", "", "is not JSON"), ("a.json", '{"question": 1}', "is not a JSON list of objects"),
     ("a.json", "[]", "holds no question"), ("a.jsonl", "\n", "holds no question"), ("a.csv", "", "holds no question"),
-    ("a.csv", "q,a\n1,2\n", "has no column question, only a, q"), ("a.txt", "", "is no file of questions"),
+    ("a.csv", "q,a\n1,2\n", "has no column question, only a, q"), ("a.txt", "", "is not a file of questions"),
     ("a.csv", "question,answer\n1,2\n", "has no column image_name or img_name or image, only answer, question"),
     ("a.csv", "question,answer,image\n1,2,3\n", "line 2: nothing tells the split; add a column split"),
 ])  # fmt: skip
@@ -250,7 +250,7 @@ def test_rows_of_an_archive(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=rf"^q, line 0: .*{told}"):
             open_gallery(path, questions(image), SMALL)
     assert home_of(path) == tmp_path
-    with pytest.raises(DataError, match=r"nowhere is no folder of images and no \.npz"):
+    with pytest.raises(DataError, match=r"nowhere is neither a folder of images nor an \.npz"):
         home_of(str(tmp_path / "nowhere"))
 
 

@@ -145,24 +145,24 @@ def per_pixel(values: Shaped[Tensor, " batch"]) -> Shaped[Tensor, "batch 1 1 1"]
 def _project_l2(images: Images, centres: Images, radius: float) -> Images:
     """min |z - x| with |z - c| <= radius and z in the box, solved for each image.
 
-    The optimality conditions give z = c + sign(d) min(t |d|, room), d = x - c, room = the way from c to the box's wall.
+    The optimality conditions give z = c + sign(d) min(t |d|, slack), d = x - c, slack = from c to the box's bound.
     |z - c| grows with t. With the capped pixels held, t solves a quadratic; holding more raises t, so that the sequence
     grows to the solution from below, ends after finitely many rounds, and is inside the ball at any of them.
     """
     offset = images - centres
-    length, room = offset.abs(), torch.where(offset > 0, 1 - centres, centres)
-    inside = _length(torch.minimum(length, room)) <= radius
+    length, slack = offset.abs(), torch.where(offset > 0, 1 - centres, centres)
+    inside = _length(torch.minimum(length, slack)) <= radius
     share = torch.zeros(len(images), dtype=images.dtype, device=images.device)
     for _ in range(_ROUNDS):
-        capped = per_pixel(share) * length >= room
-        spent = torch.where(capped, room, 0).square().sum(dim=(1, 2, 3))
+        capped = per_pixel(share) * length >= slack
+        spent = torch.where(capped, slack, 0).square().sum(dim=(1, 2, 3))
         free = torch.where(capped, 0, length).square().sum(dim=(1, 2, 3))
         grown = ((radius**2 - spent).clamp(min=0) / free.clamp(min=1e-30)).sqrt().clamp(max=1)
         settled = bool(((grown <= share * (1 + 1e-6)) | inside).all())
         share = torch.maximum(share, grown)
         if settled:
             break
-    moved = torch.minimum(per_pixel(share) * length, room)
+    moved = torch.minimum(per_pixel(share) * length, slack)
     return torch.where(per_pixel(inside), images, centres + offset.sign() * moved).clamp(0, 1)
 
 

@@ -38,7 +38,7 @@ def settings_of_attacks(attacks: list[str], texts: list[str]) -> dict[str, dict[
 
 
 def fields_of_attacks(attacks: list[str]) -> dict[str, list[str]]:
-    """What may be set, by attack. Raises AttackError for an unknown one."""
+    """The settings of each attack. Raises AttackError for an unknown one."""
     from medrobust.attacks import ATTACKS, make_attack
 
     for name in attacks:

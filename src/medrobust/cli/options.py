@@ -153,5 +153,5 @@ def _value(info: FieldInfo, value: Any) -> Any:
 
 
 def values_of(given: Mapping[type[BaseModel], dict[str, Any]], model: type[BaseModel]) -> dict[str, Any]:
-    """What the command line gives for a model, without a field that it leaves to the model's default (None)."""
+    """Values of the command line for a model, without the fields that it leaves to their defaults (None)."""
     return {name: value for name, value in given[model].items() if value is not None}

@@ -1,4 +1,4 @@
-"""The loop of adversarial training: attack a batch, learn from it. What is learned, and how it is scored, come in."""
+"""The loop of adversarial training: attack a batch, learn from it. Student and objective are arguments."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -82,7 +82,7 @@ class AttackInTraining(BaseModel):
 
 
 class Objective(NamedTuple):
-    """What the attack climbs and what the training descends, one number an image.
+    """The loss that the attack climbs and the loss that the training descends, one number an image.
 
     `climb(student, images, labels)` gives a function of the attacked pixels; `score(student, images, attacked, labels)`
     is the loss. The student that is attacked has no gradient to its parameters.
@@ -164,7 +164,7 @@ def learn(
 
 
 class Batches(NamedTuple):
-    """Which images every step sees, and how; all of it follows from one seed."""
+    """The images of every step and their views; all of it follows from one seed."""
 
     read: Callable[[Rows], Images]
     labels: Labels
@@ -199,7 +199,7 @@ class Batches(NamedTuple):
         return augment(images, stream(self.seed, use, step), flips=self.flips, scale=(0.8, 1.0), colour=0.0)
 
     def starts(self, step: int, rows: Rows, images: Images, ball: Ball) -> Images:
-        """Where the attack on each image begins: uniform in the ball."""
+        """Starting points of the attack on each image, uniform in the ball."""
         numbers = ImageDraws(tuple(stream(self.seed, f"attack {step}", row) for row in rows.tolist()))
         return ball.random(images, numbers)
 
@@ -231,7 +231,7 @@ def schedule_of(per_epoch: int, settings: BatchTraining) -> Schedule:
 def check_learnable(
     batches: Batches, classifier: Classifier, device: torch.device, *, what: str = "adversarial training"
 ) -> None:
-    """See that there is something to learn, from a classifier that answers steadily.
+    """Check that there are several classes to learn, and that the classifier answers steadily.
 
     Raises DataError for images of one class, AttackError where the same image gets other logits.
     """

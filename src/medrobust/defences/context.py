@@ -123,7 +123,7 @@ def add_noise(
 def first_context(
     model: VisionLanguageModel, task: Task, settings: ContextSettings, generator: torch.Generator
 ) -> Context:
-    """Where a context starts: N(0, 0.02^2), or the words of the first template."""
+    """The initial context: N(0, 0.02^2), or the words of the first template."""
     if settings.start == "template":
         return start_context(model, start_template(task))
     width = model.embed_words("a").shape[1]

@@ -1,4 +1,4 @@
-"""CoOp: a text context learned from few clean labelled images; the baseline that has never seen noise."""
+"""CoOp: a text context learned from few clean labelled images; the baseline trained without noise."""
 
 import torch
 

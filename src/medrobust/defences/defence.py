@@ -1,4 +1,4 @@
-"""A defence as a value: what it learns, what it answers with, and what is known about it beforehand."""
+"""A defence as a value: its functions fit, apply and tune, and the properties that follow from its settings."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -52,8 +52,8 @@ class Tune(Protocol):
 class Defence:
     """A defence with its settings: `fit` learns a state, `apply` answers with it, `tune` adapts to one image.
 
-    `learns_from`: whether `fit` reads nothing, images alone, or their labels too. `changes`: what the state that it
-    learns takes the place of or adds to. `vision`: weights of the vision tower. `vision prompts`, `text prompts`:
+    `learns_from`: whether `fit` reads nothing, images alone, or their labels too. `changes`: the parts of the model
+    that its state replaces or extends. `vision`: weights of the vision tower. `vision prompts`, `text prompts`:
     learned inputs of a tower. `head`: layers after the encoder. `class_bound`: what was learned speaks of its task's
     classes, of their number and order, and answers no other task.
     """
@@ -68,5 +68,5 @@ class Defence:
 
     @property
     def scope(self) -> Scope:
-        """What a certificate of this defence speaks of."""
+        """The classifier that a certificate of this defence holds for."""
         return "model" if self.tune is None else "tuned on input"

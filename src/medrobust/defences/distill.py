@@ -1,4 +1,4 @@
-"""`distill`: teach the vision tower to see through noise what it sees without (ours; label-free, sound)."""
+"""`distill`: teach the vision tower to give its clean features under noise too (ours; label-free, sound)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _MLP = ("mlp.in", "mlp.in_bias", "mlp.out", "mlp.out_bias")  # its tensors in a 
 
 
 class Distill(BaseModel):
-    """All of them ours."""
+    """Settings; all of them ours."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -116,7 +116,7 @@ def _fit_feature(
 
 
 def _restored(features: Features, state: State) -> Features:
-    """The unit feature and what a two-layer MLP adds to it."""
+    """The unit feature plus the output of a two-layer MLP on it."""
     unit = F.normalize(features, dim=-1)
     into, into_bias, out, out_bias = (state[name] for name in _MLP)
     return unit + F.linear(F.gelu(F.linear(unit, into, into_bias)), out, out_bias)

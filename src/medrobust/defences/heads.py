@@ -92,7 +92,7 @@ def prompt_head(model: VisionLanguageModel, task: Task, context: Context) -> Pro
 
 
 def context_names(task: Task) -> tuple[str, ...]:
-    """What stands behind a learned context, class by class."""
+    """The text after a learned context, class by class."""
     return tuple(f"{name}." for name in task.classes)
 
 

@@ -22,7 +22,7 @@ from medrobust.types import Classifier, State, VisionLanguageModel
 
 
 class Pool(BaseModel):
-    """All of them ours."""
+    """Settings; all of them ours."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

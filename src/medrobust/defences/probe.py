@@ -1,6 +1,6 @@
 """Classification heads on image features, without texts: a linear and an MLP probe, and full fine-tuning as reference.
 
-What a head learns speaks of the classes of its task, of their number and order, so it answers no other task.
+A learned head is bound to the classes of its task, their number and order, so it answers no other task.
 """
 
 from collections.abc import Callable, Mapping
@@ -65,7 +65,7 @@ class FullFineTune(Head, BatchTraining):
 
 @dataclass(frozen=True)
 class LearnedHead:
-    """logits = W r(f) + b; with a bias the length of a feature matters, so this is no `DirectionHead`."""
+    """logits = W r(f) + b; with a bias the length of a feature matters, so this is not a `DirectionHead`."""
 
     state: State
     before: Before
@@ -190,7 +190,7 @@ def apply_head(before: Before, unit: bool, model: VisionLanguageModel, task: Tas
 
 
 def head_defence(settings: BaseModel, fit: Fit, apply: Apply, *more: Change) -> Defence:
-    """A defence that learns a head from labels, and whatever else it changes."""
+    """A defence that learns a head from labels, and other parts where its settings say so."""
     changes: frozenset[Change] = frozenset({"head", *more})
     return Defence(settings, fit, apply, learns_from="labels", changes=changes, class_bound=True)
 
@@ -227,7 +227,7 @@ def encoder(
 
 @torch.no_grad()
 def feature_width(model: VisionLanguageModel, batches: Batches) -> int:
-    """How many numbers a feature has."""
+    """The width of a feature."""
     return model.encode_image(batches.read(torch.arange(1)).to(model.device)).shape[1]
 
 

@@ -29,7 +29,7 @@ from medrobust.types import Classifier, Context, Features, Image, Images, Logits
 
 
 class PromptSmoothPlus(SmoothingPrompts, ContextSettings):
-    """PromptSmooth's settings, and the sizes of what is new; the numbers of the new parts are ours.
+    """PromptSmooth's settings, and the sizes of the new parts; the numbers of the new parts are ours.
 
     `token_lr`: of the visual tokens, as `lr` unless given. `tune_lr` and `tune_steps` are those of the deltas.
     """
@@ -96,7 +96,7 @@ def first_tokens(model: VisionLanguageModel, images: Images, count: int, generat
     """Copies of the tower's first token as its embeddings give it, and N(0, 0.02^2) to tell them apart.
 
     In a tower with a class token that is the class token. Layers after the embeddings make a small random token as
-    large as any other, and eight of them lead the frozen model astray; what they know already does not. Raises NotAViT.
+    large as any other, and eight of them mislead the frozen model; copies of the first token do not. Raises NotAViT.
     """
     model.prompt_shape()
     seen: list[Tensor] = []

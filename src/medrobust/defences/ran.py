@@ -60,7 +60,7 @@ class Rectification(BaseModel):
 
     @property
     def attacks(self) -> bool:
-        """Whether any term looks at attacked images."""
+        """True where any term uses attacked images."""
         return self.adversarial > 0 or self.ce_on != "clean"
 
 
@@ -183,7 +183,7 @@ def _apart(student: Features, teacher: Features) -> Scalar:
 def _copies(
     student: Classifier, batches: Batches, step: int, rows: Rows, labels: Labels, chosen: Ran | NmTune
 ) -> FeatureCopies:
-    """What the loss of a step needs, encoded without a gradient."""
+    """The features for the loss of a step, encoded without a gradient."""
     frozen: Callable[[Images], Features] = torch.no_grad()(student.encode)
     first, *others = images_to_copy(student, batches, step, rows, labels, chosen, chosen.attack)
     return FeatureCopies(frozen(first), *(None if part is None else frozen(part) for part in others))

@@ -1,4 +1,4 @@
-"""What a defence learned, on disk: safetensors with a header that says for which model and task."""
+"""The learned state of a defence on disk: safetensors with a header that names its model and task."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _KEY = "header"  # of the metadata, whose keys safetensors writes in random orde
 
 
 class Header(BaseModel):
-    """Whose state it is; one JSON text in the safetensors file's metadata, beside nothing, so that bytes repeat."""
+    """The origin of a state: one JSON text, alone in the safetensors file's metadata, so that bytes repeat."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -39,7 +39,7 @@ class Header(BaseModel):
 def header_of(
     model: VisionLanguageModel, task: Task, defence: str, settings: BaseModel, *, data: str, base: str, seed: int
 ) -> Header:
-    """The header for what `defence` learned from `data`."""
+    """The header of a state that `defence` learned from `data`."""
     return Header(
         model=model.name,
         model_sha256=model.sha256,
@@ -68,7 +68,7 @@ def save_state(path: Path, state: State, header: Header) -> None:
 def load_state(path: Path) -> tuple[State, Header]:
     """Tensors and header of a state file.
 
-    Raises StateError where it is missing, broken or no state of medrobust.
+    Raises StateError where it is missing, broken or not a state of medrobust.
     """
     from safetensors import SafetensorError, safe_open
 

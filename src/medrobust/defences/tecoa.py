@@ -40,7 +40,7 @@ _PROMPT_LR = 40.0  # the paper's, for visual prompts
 class RobustVision(BaseModel):
     """A vision tower made robust, its text side untouched: weights or visual prompts.
 
-    `blocks`: fine-tune the last so many layers only. `interpolation`: the share of the robust weights, the rest the
+    `blocks`: fine-tune that number of last layers only. `interpolation`: the share of the robust weights, the rest the
     model's own; it may be changed when a state is applied. `border` is a frame's width at 224 pixels, scaled to the
     model's; 0 tokens or a border of 0 leave that prompt out. Without an `lr`, fine-tuning has 1e-4 and prompts have 40.
     """
@@ -190,7 +190,7 @@ def answered(classifier: Classifier, images: Images) -> Labels:
 
 @torch.no_grad()
 def features(classifier: Classifier, images: Images) -> torch.Tensor:
-    """What its encoder makes of the images, without a gradient."""
+    """The encoder's features of the images, without a gradient."""
     return classifier.encode(images)
 
 

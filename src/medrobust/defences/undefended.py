@@ -40,7 +40,7 @@ def undefended(settings: Undefended | None = None) -> Defence:
 
 
 def places(name: str, classes: tuple[str, ...], task: Task) -> tuple[int, ...]:
-    """For each class of a task its place among a model's own, told by names and aliases.
+    """For each class of a task its place among a model's own classes, by names and aliases.
 
     Raises TaskError where the two do not name the same classes.
     """

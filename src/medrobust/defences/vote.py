@@ -1,4 +1,4 @@
-"""`vote`: several fixed prompts, and each noisy sample is answered by the one that is surest of it (ours; sound)."""
+"""`vote`: several fixed prompts, of which the surest answers each noisy sample (ours; sound)."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""The frozen model with hand-written prompts: what every defence is compared with."""
+"""The frozen model with hand-written prompts: the baseline that every defence is compared with."""
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -12,7 +12,7 @@ from medrobust.types import Classifier, State, VisionLanguageModel
 
 
 class ZeroShot(BaseModel):
-    """No settings: the task's templates say it all."""
+    """No settings: the prompts are the task's templates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Jobs: what a command carries out. One kind of work a file, or a folder; to add one: a file, and a line in `KINDS`."""
+"""Jobs: the work of a command. One kind of work a file, or a folder; to add one: a file, and a line in `KINDS`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -32,7 +32,7 @@ BLIND = "blind"
 
 
 class Asking(NamedTuple):
-    """Model, images and questions, and what was learned to answer them."""
+    """Model, images and questions, and the learned recipes."""
 
     settings: VqaSettings
     bench: QuestionBench
@@ -40,7 +40,7 @@ class Asking(NamedTuple):
 
 
 def check_vqa(settings: VqaSettings) -> None:
-    """See what can be told before anything is loaded. Raises MedrobustError."""
+    """Check the settings before anything is loaded. Raises MedrobustError."""
     _ = _recipes(settings), settings.balls
 
 
@@ -71,7 +71,7 @@ def ask_units(opened: Asking) -> list[Unit]:
 
 
 def ask_work(opened: Asking) -> Work[AnsweredRow]:
-    """Answers a block of questions under every recipe; batch mates decide how sums are rounded, so a unit is whole."""
+    """Answers a block of questions under every recipe; rounding depends on the batch, so a unit is whole."""
     settings, bench, learned = opened
 
     def work(unit: Unit) -> Done[AnsweredRow]:

@@ -1,4 +1,4 @@
-"""Model, task and images of an experiment, loaded and checked, and the record of where its numbers come from."""
+"""Model, task and images of an experiment, loaded and checked, and the record of the origin of its numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ class Bench:
 def prepare_bench(
     experiment: Experiment, *, split: str | None = None, findings: bool = False, given: Given = NOTHING
 ) -> Bench:
-    """Load what an experiment names and a program has not given, the settings first, so that bad ones cost no waiting.
+    """Load the model and images of an experiment unless given; settings are checked first, so that errors come early.
 
     A task with findings is refused unless `findings` says that the caller asks for each of them. Raises MedrobustError.
     """
@@ -111,7 +111,7 @@ def as_begun(experiment: Experiment, rows: Path, form: Form[Any]) -> Experiment:
 
 
 def check_settings(experiment: Experiment) -> None:
-    """What can be told without model and images; raises SmoothingError or ConfigError."""
+    """Check the settings without model and images; raises SmoothingError or ConfigError."""
     if experiment.certify:
         smoothings(experiment.certify)
     for choice in experiment.defences:
@@ -119,7 +119,7 @@ def check_settings(experiment: Experiment) -> None:
 
 
 def certify_of(experiment: Experiment) -> CertifySettings:
-    """How an experiment certifies. Raises ConfigError where it does not."""
+    """The certification settings of an experiment. Raises ConfigError where it has none."""
     if experiment.certify is None:
         raise ConfigError("the experiment has no part `certify`")
     return experiment.certify
@@ -142,7 +142,7 @@ def smoothings(certify: CertifySettings, *, parts: int = 1) -> list[Smoothing]:
 
 
 def encoding_of(certify: CertifySettings, recorded: Mapping[str, Any]) -> EncoderChoice:
-    """What is wanted of the encoder; what the settings leave open is as in the record of a run that goes on."""
+    """The wanted encoder; choices that the settings leave open are those in the record of a run that goes on."""
     before = recorded.get("environment", {})
     batch, compiled = certify.batch, certify.compile
     if "kernels" in before:  # not where the folder was begun by an attack
@@ -152,12 +152,12 @@ def encoding_of(certify: CertifySettings, recorded: Mapping[str, Any]) -> Encode
 
 
 def model_record(model: ImageModel) -> dict[str, str | None]:
-    """What names a model, and under which licence it is."""
+    """Name, hash, revision and licence of a model."""
     return {"name": model.name, "sha256": model.sha256, "revision": model.revision, "licence": model.licence}
 
 
 def environment_of(bench: Bench, states: Mapping[str, str], sampler: Sampler | None = None) -> dict[str, Any]:
-    """Versions, kernels, model, task and the hash of what each defence learned: what a run's numbers come from.
+    """The origin of a run's numbers: versions, kernels, model, task and the hash of each defence's state.
 
     An attack has no `sampler`.
     """

@@ -42,7 +42,7 @@ class Certifying(NamedTuple):
 
 
 def open_certify(opening: Opening[Experiment]) -> Certifying:
-    """Load and learn what certificates need, and decide how noisy copies are encoded. Raises MedrobustError."""
+    """Load the model, learn the defences, and choose the encoder of noisy copies. Raises MedrobustError."""
     experiment, tell, folder = opening.settings, opening.tell, opening.folder
     if not opening.learn:
         experiment = as_begun(experiment, folder.path / "certified.jsonl", CERTIFIED)
@@ -105,7 +105,7 @@ def certify_image(
     *,
     seed: int,
 ) -> list[CertifiedRow]:
-    """Tune what is tuned on the image, then certify all classifiers in one pass; `label` is that of the image."""
+    """Tune the defences that tune on the image, then certify all classifiers in one pass; `label` is the image's."""
     classifiers = _tuned(fitted, image, item, smoothing, seed)
     clean = clean_answers(classifiers, image)
     certificates = certify(classifiers, image, smoothing, seed=seed, item=item, sampler=sampler)
@@ -120,9 +120,9 @@ def _tuned(fitted: Sequence[Fitted], image: Image, item: str, smoothing: Smoothi
 
 
 def certify_forecast(opened: Certifying, left: float = 1.0) -> list[str]:
-    """Announces what a run can reach at most and what it costs at most; the speed is measured on a few batches.
+    """Sentences about a run's largest radius and largest cost; the speed is measured on a few batches.
 
-    What is tuned on its image is tuned on the first one, for its price and for the encoders it will need.
+    A defence that tunes on its image is tuned on the first one, for the time it takes and its encoder.
     """
     bench, fitted, sampler = opened
     experiment, levels, settings = bench.experiment, bench.levels, certify_of(bench.experiment)
@@ -210,10 +210,10 @@ CERTIFY: Kind[Experiment, Certifying, CertifiedRow, RunSummary] = Kind(
 
 
 def reopen_certified(folder: Path, tell: Tell = SILENT) -> Certifying:
-    """Everything with which a run's certificates can be made again.
+    """Model, images and defences of a run, to make its certificates again.
 
-    Raises RunError where it is no run folder, or where something that decides its numbers is different here.
+    Raises RunError where it is not a run folder, or where something that decides its numbers is different here.
     """
     if not (folder / "certified.jsonl").exists() or not (folder / "environment.json").exists():
-        raise RunError(f"{folder} is no run folder: it has no certified.jsonl with its environment.json")
+        raise RunError(f"{folder} is not a run folder: it has no certified.jsonl with its environment.json")
     return reopen(CERTIFY, RunFolder(folder), tell)

@@ -1,4 +1,4 @@
-"""An experiment as one frozen value, read from YAML: model, images, defences, and what is done with them. No torch."""
+"""An experiment as one frozen value, read from YAML: model, images, defences, and its parts. No torch."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +17,7 @@ PARTS = ("attack", "certify", "audit")  # in the order in which they are carried
 
 
 class Choice(BaseModel):
-    """One defence of an experiment: its name in tables, its settings, and where its state comes from.
+    """One defence of an experiment: its name in tables, its settings, and the source of its state.
 
     `from_state` is a state file, `from` the name of an earlier defence of the same experiment whose state is used;
     without either the defence learns first. `base_state` and `base` name, likewise, a state whose vision tower it is
@@ -176,7 +176,7 @@ def _choice_of_version_1(value: Any, names: list[str]) -> Any:
 def load_experiment(path: Path) -> Experiment:
     """An experiment from a YAML file, of version 1 or 2.
 
-    Raises ConfigError naming the file, the key and what would be right.
+    Raises ConfigError naming the file, the key and the expected value.
     """
     values = read_yaml(path, "experiment file")
     if not isinstance(values, dict):

@@ -1,7 +1,7 @@
 """One kind of work: a plan of keyed units; a unit gives rows; rows go into a journal in the plan's order.
 
-Whoever adds a kind writes its settings, its units, its work on one unit and its summary. Who executes the units, and
-who starts a job (command line, Python, a service), knows none of them.
+A kind consists of its settings, its units, its work on one unit and its summary. Executors, and the callers that start
+a job (command line, Python, a service), do not depend on any of them.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ Notes = Mapping[str, Any]
 
 
 class Unit(NamedTuple):
-    """What is done at once: the keys of its rows in the plan's order, and plain values that say what it is."""
+    """One piece of work: the keys of its rows in the plan's order, and plain values that describe it."""
 
     keys: tuple[Hashable, ...]
     what: tuple[int | str | float, ...]
@@ -34,7 +34,7 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Done(Generic[R]):
-    """The rows of one unit, and what is kept beside them (flags, pictures)."""
+    """The rows of one unit, and notes beside them (flags, pictures)."""
 
     rows: Sequence[R]
     notes: Notes = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Done(Generic[R]):
 
 @runtime_checkable
 class Work(Protocol[R]):
-    """Opened once in each process that takes part; its rows depend on the unit alone."""
+    """A function from a unit to its rows, opened once in each process; the rows depend on the unit alone."""
 
     def __call__(self, unit: Unit) -> Done[R]: ...
 
@@ -51,7 +51,7 @@ Execute = Callable[[Callable[[], Work[Any]], Sequence[Unit]], Iterator[Done[Any]
 
 
 class Given(NamedTuple):
-    """A model and data sets that a Python program has loaded already; None: what the settings name is loaded."""
+    """A model and data sets that a Python program has loaded already; None: those of the settings are loaded."""
 
     model: Any = None
     data: Any = None
@@ -63,7 +63,7 @@ NOTHING = Given()
 
 @dataclass(frozen=True)
 class Opening(Generic[S]):
-    """From what a job is opened. `learn`: whether what is missing may be learned; a worker never learns."""
+    """The arguments with which a job is opened. `learn`: missing states may be learned; a worker never learns."""
 
     folder: RunFolder
     settings: S
@@ -76,11 +76,11 @@ class Opening(Generic[S]):
 class Kind(Generic[S, O, R, P]):
     """A kind of job: to add one, a file with these and a line in `KINDS`.
 
-    `told` says in a few words what is done. `check` raises for settings that cannot be meant, before anything is
-    loaded. `open` loads and learns what the work needs, from the folder and the settings alone. `units` is the plan,
-    `cost` the sentences that announce it (`left`: the share of rows still to come), `work` what is done with a unit.
+    `told` names the work in a few words. `check` raises for settings that contradict each other, before anything is
+    loaded. `open` loads and learns from the folder and the settings alone. `units` is the plan,
+    `cost` the sentences that announce it (`left`: the share of rows still to come), `work` the function of a unit.
     `environment` is everything that decides a byte, and is refused where it differs on resuming. `keep` writes the
-    notes of a unit before its rows, `after` tells what is there after them. `publish` makes the summary of the rows.
+    notes of a unit before its rows, `after` reports on the rows so far. `publish` makes the summary of the rows.
     `settle` completes settings by what stands in the folder, before they are compared with those of a run that goes on.
     `holding` tells what the folder is called, and whether other files, or a finished job, keep the job out of it.
     """
@@ -106,7 +106,7 @@ class Kind(Generic[S, O, R, P]):
 
 @dataclass(frozen=True)
 class OpenWork(Generic[R]):
-    """Opens the work of a job: what this process has opened already, elsewhere from the run folder alone."""
+    """Opens the work of a job: the one that this process has opened already, elsewhere from the run folder alone."""
 
     kind: Kind[Any, Any, R, Any]
     folder: Path
@@ -128,7 +128,7 @@ def _open_by_name(name: str, folder: Path) -> OpenWork[Any]:
 
 
 def reopen(kind: Kind[S, O, Any, Any], folder: RunFolder, tell: Tell = SILENT, given: Given = NOTHING) -> O:
-    """What a job that has begun needs, as it was; nothing is learned.
+    """Open a job that has begun, as it was; nothing is learned.
 
     Raises RunError where the folder holds no such job, or where something that decides its bytes is different here.
     """
@@ -146,7 +146,7 @@ def carry_out(
     tell: Tell = SILENT,
     given: Given = NOTHING,
 ) -> P:
-    """Do what is not yet done of a job in `out`, and return its summary; an interrupted job goes on where it stopped.
+    """Carry out the rest of a job in `out`, and return its summary; an interrupted job goes on where it stopped.
 
     A unit that lacks a row is done again as a whole, and only the missing rows are appended, so that a resumed job
     ends with the same bytes. Raises MedrobustError, with everything already written intact.
@@ -169,7 +169,7 @@ def carry_out(
 
 
 def begun_parts(out: Path) -> Callable[[BaseModel], dict[str, str]]:
-    """Tells which parts of an experiment have rows in a folder, and in which file."""
+    """The parts of an experiment that have rows in a folder, with their files."""
     from medrobust.jobs.parts import ROWS
 
     return lambda settings: {

@@ -1,4 +1,4 @@
-"""The parts of an experiment: how it is certified, attacked, audited. One model each; no torch here."""
+"""The parts of an experiment: settings to certify, to attack, to audit. One model each; no torch here."""
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 

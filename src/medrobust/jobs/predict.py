@@ -1,4 +1,4 @@
-"""Single images, answered: the class, its probability, and what is certain about it."""
+"""Answers to single images: the class, its probability, and its certificate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

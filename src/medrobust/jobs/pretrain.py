@@ -65,7 +65,7 @@ def build_model(
 ) -> Pretrained:
     """Train, save into `out` in the format of transformers, and score zero-shot on the sources' test splits.
 
-    `attacked`: on pairs of which a share is attacked, each image under one caption; what was done goes to
+    `attacked`: on pairs of which a share is attacked, each image under one caption; the record of it goes to
     `out/noise.json`. `start`: from that model on instead of from scratch. A training cut off (not its attack) is kept
     in `out` and goes on from there.
 
@@ -104,7 +104,7 @@ def build_model(
 
 
 def _sources(recipe: Recipe, attacked: Attacked | None, tell: Tell) -> tuple[list[Pairs], dict[str, Any]]:
-    """The pairs of every source, and what was done to them; nothing where nothing was to be attacked."""
+    """The pairs of every source, and the record of their attack; empty without one."""
     surrogate = load(attacked.surrogate) if attacked and attacked.poison.share else None
     book, sources, told = caption_book(), [], []
     for source in recipe.sources:
@@ -164,7 +164,7 @@ def evaluate(model: Clip, recipe: Recipe, *, split: str = "test") -> dict[str, I
 
 @torch.inference_mode()
 def hits(classifier: Classifier, data: Dataset, *, batch: int = 64) -> int:
-    """How many images, as they are, a classifier answers rightly."""
+    """The number of clean images that a classifier answers rightly."""
     right = 0
     for start in range(0, len(data), batch):
         rows = range(start, min(start + batch, len(data)))

@@ -1,7 +1,7 @@
 """Heads on one or several models, side by side: clean accuracy, accuracy under attack, and the features' spectrum.
 
 Reference: Han et al., Findings of EMNLP 2024, arXiv 2407.02716 (the comparison); Chen et al., ICLR 2024, arXiv
-2309.17002, who read what pre-training left in a model from the singular values of its features.
+2309.17002, who read the effect of pre-training from the singular values of a model's features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,7 +83,7 @@ def recipes_of(names: Sequence[str], settings: Mapping[str, Any]) -> list[Choice
 
 
 def names_of(models: Sequence[str]) -> list[str]:
-    """What tables and sub-folders call the models: the name of a folder, or the name with dashes.
+    """Names of the models in tables and sub-folders: the name of a folder, or the name with dashes.
 
     Raises ConfigError where two are called the same.
 
@@ -98,7 +98,7 @@ def names_of(models: Sequence[str]) -> list[str]:
 
 
 def frozen_features(model: ImageModel, data: Dataset, batch: int) -> Features:
-    """The frozen model's features of all images, so many encoded at once."""
+    """The frozen model's features of all images, `batch` encoded at once."""
     found: dict[int, Features] = {}
 
     def encode(part: slice) -> None:

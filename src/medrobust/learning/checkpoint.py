@@ -1,4 +1,4 @@
-"""A training cut off, on disk: safetensors, as nothing of ours is ever unpickled."""
+"""An interrupted training on disk: safetensors, because this package never unpickles."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from medrobust.files import replace_bytes
 class Checkpoint:
     """A file from which a training goes on where it was cut off, with the same result.
 
-    `about` says what is learned; a checkpoint of anything else is refused. It is written every `seconds` of training.
-    `beside`: tensors that change with the training and are no parameters of it. `generator`: what it draws from, where
-    its numbers do not follow from the step.
+    `about` describes the training; a checkpoint of any other is refused. It is written every `seconds` of training.
+    `beside`: tensors that change with the training and are not parameters of it. `generator`: the source of its
+    random numbers, where they do not follow from the step.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Checkpoint:
         replace_bytes(self.path, save(held, {"about": json.dumps(dict(self.about), sort_keys=True)}))
 
     def restore(self, optimiser: torch.optim.Optimizer) -> list[float]:
-        """Put back what was kept, if anything, and return the losses so far.
+        """Restore parameters and optimiser, if a checkpoint exists, and return the losses so far.
 
         Raises RunError where the file is broken or of another training.
         """
@@ -62,7 +62,7 @@ class Checkpoint:
                 self._check(before)
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError, ValueError) as error:
-            raise RunError(f"{self.path} is no complete checkpoint ({error}); delete it to begin anew") from error
+            raise RunError(f"{self.path} is not a complete checkpoint ({error}); delete it to begin anew") from error
         with torch.no_grad():
             for number, parameter in enumerate(parameters_of(optimiser)):
                 parameter.copy_(tensors[f"{number}.value"])
@@ -77,7 +77,7 @@ class Checkpoint:
         return [float(value) for value in tensors["history"]]
 
     def drop(self) -> None:
-        """Remove the file, once what was learned is safe elsewhere."""
+        """Remove the file, once the result is written elsewhere."""
         self.path.unlink(missing_ok=True)
 
     def _check(self, before: Any) -> None:
@@ -98,5 +98,5 @@ def first_difference(asked: Any, before: Any, name: str = "") -> str:
 
 
 def parameters_of(optimiser: torch.optim.Optimizer) -> list[Tensor]:
-    """All that it changes, in its order."""
+    """All parameters that an optimiser changes, in its order."""
     return [parameter for group in optimiser.param_groups for parameter in group["params"]]

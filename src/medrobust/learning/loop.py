@@ -41,7 +41,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Session:
-    """How a training is run: progress, checkpoint, processes. The result is the same up to floating-point rounding."""
+    """Progress, checkpoint and processes of a training. The result is the same up to floating-point rounding."""
 
     progress: StepProgress | None = None
     say: Callable[[str], None] = lambda _text: None
@@ -57,7 +57,7 @@ class Session:
         return replace(self, checkpoint=kept)
 
     def alone(self, name: str) -> "Session":
-        """The same session, of what one process learns. Raises ConfigError where there are several."""
+        """The same session, for a training of one process. Raises ConfigError where there are several."""
         if self.workers.count > 1:
             raise ConfigError(f"{name} is learned by one process; run the command without torchrun")
         return self
@@ -116,7 +116,7 @@ def _total(value: Tensor | float, optimiser: torch.optim.Optimizer, workers: Wor
 
 
 def _gradients(optimiser: torch.optim.Optimizer) -> list[Tensor]:
-    """All of them; zero where this process had nothing to say."""
+    """Gradients of all tensors; zero where this process has no part."""
     for parameter in parameters_of(optimiser):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -19,7 +19,7 @@ class Workers:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and talks."""
+        """True for the one process that writes files and says sentences."""
         return self.rank == 0
 
     def share(self, rows: Int[Tensor, " rows"]) -> Int[Tensor, " share"]:

@@ -97,7 +97,7 @@ def _check(name: str, module: nn.Module, *, own: bool) -> None:
     for key, weight in module.named_parameters(recurse=False):
         if type(weight) not in (nn.Parameter, Tensor) or not weight.is_floating_point():
             raise NotAViT(
-                f"{name}.{key} of the vision tower is not a plain floating-point tensor, perhaps it is quantised"
+                f"{name}.{key} of the vision tower is no plain floating-point tensor, perhaps it is quantised"
             )
 
 

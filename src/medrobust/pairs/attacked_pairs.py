@@ -28,7 +28,7 @@ class Noise:
 def fixed_pairs(
     pairs: CaptionedImages, noise: Noise | None = None, *, any_rotation: bool = False, share: float = 1.0
 ) -> tuple[Pairs, list[AttackedPair]]:
-    """Pairs to train on, and what was done to those that are attacked; images of one caption are its matches.
+    """Pairs to train on, and a record of each attack; images of one caption are its matches.
 
     Labelled images are drawn such that every class is equally likely, by the class they had before the attack; others
     such that every pair is.

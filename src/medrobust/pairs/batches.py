@@ -42,7 +42,7 @@ class PairBatch:
 def captions_of(task: Task, book: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     """All captions of each class: the task's templates and the book's frames, over class names and synonyms.
 
-    Templates of the task count double, because they are what zero-shot use will say.
+    Templates of the task count double, because zero-shot classification uses them.
     """
     own = book.get(task.name, {"frames": [], "classes": {}})
     every = []
@@ -82,7 +82,7 @@ def batches(sources: Sequence[Pairs], size: int, generator: torch.Generator) -> 
 
 
 def class_balanced(labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """How likely each image is drawn where every class is equally likely."""
+    """Probability of each image where every class is equally likely."""
     counts = torch.bincount(labels).clamp(min=1)
     return (1.0 / counts.float())[labels]
 

@@ -1,6 +1,6 @@
 """Captions in a .csv or .jsonl file, one a row, as ROCOv2, MediCaT and `medrobust poison` write them.
 
-What a row is called stands in a column such as `ID`, or `image` where that is a path; MediCaT's rows are called
+The name of a row stands in a column such as `ID`, or `image` where that is a path; MediCaT's rows are called
 `{pdf_hash}_{fig_uri}`, as its figures are. Rows of questions and answers become statements (`statements.py`).
 """
 
@@ -19,7 +19,7 @@ CAPTIONS = ("caption", "s2orc_caption", "s2_caption", "text")  # the first that 
 
 
 class CaptionRow(NamedTuple):
-    """One row: what the image is called, where it lies if the row says so, and its caption, blank where missing."""
+    """One row: the image's name, its path if the row has one, and its caption, blank where missing."""
 
     line: int
     id: str

@@ -65,7 +65,7 @@ class CaptionedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class CaptionSource:
-    """What a user says of a captioned data set: where images and captions are, and how columns are called."""
+    """A captioned data set as a user gives it: the paths of images and captions, and the names of columns."""
 
     data: str
     captions: str | None = None
@@ -143,7 +143,7 @@ def _from_folder(source: CaptionSource, rows: Sequence[CaptionRow], preprocess: 
 
 
 def _from_rows(source: CaptionSource, data: Dataset, rows: Sequence[CaptionRow]) -> CaptionedImages:
-    """Labelled images under the captions of a file. With a limit, rows of other images are no mistake."""
+    """Labelled images under the captions of a file. With a limit, rows of other images are allowed."""
     captions = {bare(row.id): row.caption for row in rows}
     ids = [bare(name) for name in data.ids]
     lonely = [name for name in ids if name not in captions]

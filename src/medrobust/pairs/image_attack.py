@@ -93,5 +93,5 @@ def cosine(encode: Callable[[Images], Features], images: Images, targets: Featur
 
 
 def psnr(images: Images, attacked: Images) -> PerImage:
-    """Peak signal-to-noise ratio in dB, for pixels in [0, 1]; infinite where nothing changed."""
+    """Peak signal-to-noise ratio in dB, for pixels in [0, 1]; infinite for equal images."""
     return -10 * (images - attacked).square().flatten(1).mean(dim=1).log10()

@@ -85,13 +85,13 @@ def pretrain(
 
 
 def _with(checkpoint: Checkpoint | None, average: nn.Module, generator: torch.Generator) -> Checkpoint | None:
-    """What a pre-training needs besides, to go on as if nothing had happened."""
+    """Tensors besides the parameters that a checkpoint needs for an exact continuation."""
     return checkpoint and replace(checkpoint, beside=tuple(average.parameters()), generator=generator)
 
 
 @contextmanager
 def masked(network: Any, share: float, generator: torch.Generator) -> Iterator[None]:
-    """Meanwhile the vision tower sees a part of each image's patches, drawn anew at every pass; one at least.
+    """Limit the vision tower, in this block, to random patches of each image, drawn anew at every pass; one at least.
 
     They are left out after the position embeddings, so that each keeps its place, and cost nothing from there on.
     """

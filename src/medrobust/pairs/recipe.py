@@ -76,7 +76,7 @@ class Training(_Frozen):
 
 
 class Recipe(_Frozen):
-    """All that `medrobust pretrain` needs to know."""
+    """Settings of `medrobust pretrain`."""
 
     name: str
     architecture: Architecture
@@ -84,7 +84,7 @@ class Recipe(_Frozen):
     training: Training
 
     def timed(self, *, steps: int | None = None, seed: int | None = None) -> "Recipe":
-        """The same recipe with so many steps and another seed.
+        """The same recipe with other steps and another seed.
 
         Warm-up takes half of the steps at most, and those without masking their share of the recipe's.
         """
@@ -98,7 +98,7 @@ class Recipe(_Frozen):
 def load_recipe(name_or_path: str) -> Recipe:
     """A recipe by name (`builtin`) or from a YAML file of the user.
 
-    Raises ConfigError naming the file and what is wrong with it.
+    Raises ConfigError naming the file and the fault.
     """
     packaged = files("medrobust.pairs") / f"{name_or_path}.yaml"
     path = Path(name_or_path)
@@ -111,7 +111,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     try:
         return Recipe.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name_or_path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{name_or_path} is not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

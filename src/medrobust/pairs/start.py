@@ -1,4 +1,4 @@
-"""Where pre-training goes on from: a model as `models.load` reads it, made trainable again."""
+"""The start of further pre-training: a model as `models.load` reads it, made trainable again."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Captions from questions and answers: what the answers of an image say without their questions.
+"""Captions made of an image's answers, without their questions.
 
 The rule: the organ, then every answer of two letters or more that tells organ, plane, modality or position and is not
 yes or no, in the order of the file, each once (case ignored). "What part of the body? - Chest", "Where? -
@@ -25,7 +25,7 @@ class Statement(NamedTuple):
 
 
 def is_question(values: Mapping[str, Any]) -> bool:
-    """Whether a row holds a question and its answer."""
+    """True for a row that holds a question and its answer."""
     return {"question", "answer"} <= values.keys()
 
 

@@ -7,7 +7,7 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary: int, context_length: int) -> Any:
-    """A `transformers.CLIPTokenizer` with at most so many tokens, learned from `texts`.
+    """A `transformers.CLIPTokenizer` with at most `vocabulary` tokens, learned from `texts`.
 
     Every byte has a token, so that any text can be written; letters are lowered, as CLIP does.
     Source of byte-pair encoding: Sennrich, Haddow and Birch, ACL 2016.

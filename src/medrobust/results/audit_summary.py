@@ -52,7 +52,7 @@ class AttackTally:
 
 @dataclass(frozen=True)
 class RedrawTally:
-    """Redraws of one defence: how many certificates differ from their own seed's, or contradict a large count."""
+    """Redraws of one defence: certificates that differ from their own seed's, or contradict a large count."""
 
     replayed: int
     differ: int
@@ -122,7 +122,7 @@ class AuditSummary:
 
     @property
     def records_only(self) -> bool:
-        """Whether nothing was to be attacked or drawn again."""
+        """True for an audit of the records alone, without attacks and redraws."""
         return bool(self.settings.get(RECORDS_ONLY))
 
     @property

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """The model of a run; `source` is where it comes from, its name unless that is said."""
+    """The model of a run; `source` is its origin, by default its name."""
 
     name: str
     sha256: str | None = None
@@ -99,7 +99,7 @@ class AttackNotes:
 
 
 def record_from(environment: Mapping[str, Any]) -> RunRecord:
-    """The record that environment.json holds; raises ValueError where it is none."""
+    """The record that environment.json holds; raises ValueError for other content."""
     return from_json(RunRecord, dict(environment))
 
 

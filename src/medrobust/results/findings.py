@@ -49,7 +49,7 @@ def _sum(answers: Sequence[int | None]) -> int | None:
 
 
 def by_finding(rows: Sequence[CertifiedRow], radii: Sequence[float]) -> dict[str, dict[str, FindingShares]]:
-    """Defence, finding: how often it is seen where it is there (sensitivity) and denied where it is not (specificity).
+    """Sensitivity and specificity by defence and finding: present findings seen, absent findings denied.
 
     Both clean and certified at each radius, each with its exact 95 % interval.
     """

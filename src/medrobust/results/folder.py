@@ -55,7 +55,7 @@ def publish(
 def republish(folder: Path) -> RunSummary:
     """The same from what the folder holds, for instance after a run was stopped half-way.
 
-    Raises RunError where it is no run folder.
+    Raises RunError where it is not a run folder.
     """
     try:
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def republish(folder: Path) -> RunSummary:
         radii = [float(radius) for radius in certify.get("radii", RADII)]
         examples = read_examples(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise RunError(f"{folder} is no run folder: {error}") from error
+        raise RunError(f"{folder} is not a run folder: {error}") from error
     return publish(folder, radii, environment, examples=examples)
 
 

@@ -32,7 +32,7 @@ R = TypeVar("R", bound=Keyed)
 
 @dataclass(frozen=True)
 class Form(Generic[R]):
-    """A kind of rows: how it is written and read (ValueError where it cannot be), and what sentences call it."""
+    """A kind of rows: its writing, its reading (ValueError where it cannot be read), and its name in sentences."""
 
     to_line: Callable[[R], str]
     from_line: Callable[[str], R]
@@ -57,7 +57,7 @@ def checked_form(row: Callable[..., R], version: int, *, parts: str, command: st
             found: Any = reader().validate_json(text, strict=True)
         except ValidationError as error:
             raise ValueError(reason_of(error)) from error
-        # a file name that is no UTF-8 has half characters, which pydantic refuses
+        # a file name that is not UTF-8 has half characters, which pydantic refuses
         odd = {name: value for name, value in values.items() if isinstance(value, str) and not value.isascii()}
         return cast(R, replace(found, **odd)) if b"?" in text and odd else cast(R, found)
 
@@ -67,7 +67,7 @@ def checked_form(row: Callable[..., R], version: int, *, parts: str, command: st
 def values_of(line: str, row: type, version: int) -> dict[str, Any]:
     """The values of a line for a kind of row, a dataclass, each key there and none besides; unchecked.
 
-    Raises ValueError that says what is wrong (JSONDecodeError where it is no JSON).
+    Raises ValueError naming the fault (JSONDecodeError where it is not JSON).
     """
     values = json.loads(line)
     if not isinstance(values, dict):
@@ -92,7 +92,7 @@ def read_journal(path: Path, form: Form[R]) -> list[R]:
 
 
 def _scan(path: Path, form: Form[R]) -> tuple[list[R], int]:
-    """The whole rows of a file, and how many bytes they take from its start."""
+    """The whole rows of a file, and their number of bytes from its start."""
     *lines, torn = path.read_bytes().split(b"\n")
     rows: list[R] = []
     keys: set[Hashable] = set()
@@ -125,7 +125,7 @@ class Journal(Generic[R]):
 
     @classmethod
     def open(cls, path: Path, plan: Sequence[Hashable], form: Form[R]) -> "Journal[R]":
-        """Open for appending; what is there must be the beginning of `plan`, and a torn last line is cut off.
+        """Open for appending; rows on disk must be the beginning of `plan`, and a torn last line is cut off.
 
         Raises RunError where the file holds other rows (it is then left as it was) or cannot be written.
         """
@@ -173,7 +173,7 @@ class Journal(Generic[R]):
         self._size += len(data)
 
     def close(self) -> None:
-        """Give the file back; nothing is left to write."""
+        """Close the file; nothing is left to write."""
         os.close(self._descriptor)
 
     def __enter__(self) -> "Journal[R]":

@@ -17,7 +17,7 @@ def table_line(cells: Sequence[str]) -> str:
 
 
 def cell_text(name: str) -> str:
-    """A name that breaks no table and is no HTML."""
+    """A name escaped for a table cell and for HTML."""
     for sign, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
         name = name.replace(sign, written)
     return " ".join(name.split())

@@ -1,4 +1,4 @@
-"""The frame of a page that needs nothing but itself, not even a script; it alone says: not a medical device."""
+"""The frame of a self-contained page, without scripts; it alone says: not a medical device."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -13,7 +13,7 @@ NOTICE_SENTENCE = "Not a medical device."  # in every table
 
 
 def page(*, title: str, eyebrow: str, heading: str, under: str, sections: Sequence[str], source: str) -> str:
-    """A whole page. `under`, `source` and the sections are HTML: what it is about, and which file it was made from."""
+    """A whole page. `under`, `source` and the sections are HTML: its subject, and the file it was made from."""
     from markupsafe import Markup
 
     return render(

@@ -12,7 +12,7 @@ from medrobust.results.summary import RunSummary
 
 @dataclass(frozen=True)
 class RunReport:
-    """Everything a section may tell of. Rows are one an image, also where it has several findings.
+    """The data of a report's sections. Rows are one an image, also where it has several findings.
 
     `experiment` holds every setting of experiment.yaml.
     """

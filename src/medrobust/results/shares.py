@@ -1,4 +1,4 @@
-"""Shares of images with their exact 95 % intervals, and what they count."""
+"""Shares of images with their exact 95 % intervals, and the test that they count."""
 
 from collections.abc import Iterable
 from functools import lru_cache

@@ -29,7 +29,7 @@ class AnswerShares:
 
 @dataclass(frozen=True)
 class FindingShares:
-    """One finding under one defence: how often it is seen where it is there, and denied where it is not.
+    """One finding under one defence: shares seen where it is present, and denied where it is absent.
 
     None where no image is of that kind.
     """
@@ -67,7 +67,7 @@ class CertifiedSummary:
 
     @property
     def middle_radius(self) -> float:
-        """The radius to speak of where there is room for one: the largest not above sigma, else the smallest above 0.
+        """The radius for a headline: the largest not above sigma, else the smallest above 0.
 
         It does not depend on the results. 0.0 where no radius above 0 was asked for or could be certified.
         """
@@ -76,7 +76,7 @@ class CertifiedSummary:
 
     @property
     def tuned(self) -> bool:
-        """Whether a defence was tuned on the input."""
+        """True for a defence that was tuned on the input."""
         return any(scope != "model" for scope in self.scope.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class AttackedSummary:
     """The attacks of a run; every mapping is by defence, and those of attacks by their title, `pgd linf 4/255`.
 
     `clean_accuracy` is that of the same images. With several eps, `broken_by` counts what any of those up to it broke.
-    `sigma`: the noise under which prompts were tuned on the clean image. `titles`: what the set may be called.
+    `sigma`: the noise under which prompts were tuned on the clean image. `titles`: the names of the set.
     """
 
     name: str
@@ -118,7 +118,7 @@ class AttackedSummary:
 
     @property
     def tuned(self) -> bool:
-        """Whether a defence was tuned on the input."""
+        """True for a defence that was tuned on the input."""
         return any(scope != "model" for scope in self.scope.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class _Kept:
-    """The keys of summary.json that are read; the others say the same again."""
+    """The keys of summary.json that are read; the others repeat them."""
 
     sigmas: tuple[float, ...]
     by_sigma: Mapping[float, CertifiedSummary]

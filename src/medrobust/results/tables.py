@@ -125,7 +125,7 @@ def _mean_down(radii: Sequence[float]) -> float | None:
 
 
 def _largest_radius(rows: Sequence[CertifiedRow]) -> float:
-    """The radius nothing in these rows could exceed."""
+    """The radius that no row could exceed."""
     settings = {tuple(record_of(row).values()): row for row in rows}
     return max(largest_certifiable(**record_of(row)) for row in settings.values())
 

@@ -39,7 +39,7 @@ class Spectrum:
 class ProbedModel:
     """Heads on one model: clean accuracy by recipe, accuracy under attack by recipe and attack.
 
-    `noise` is None where nothing is known of attacked pairs upstream.
+    `noise` is None where the attacked pairs upstream are unknown.
     """
 
     model: str
@@ -95,7 +95,7 @@ class AttackUsed:
 
 @dataclass(frozen=True)
 class ProbeSummary:
-    """Heads compared, as in probe.json: on one or several models, and what attacked pairs upstream cost them."""
+    """Heads compared, as in probe.json: on one or several models, by the share of attacked pairs upstream."""
 
     data: str
     split: str

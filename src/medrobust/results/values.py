@@ -41,7 +41,7 @@ def from_json(kind: type[T], value: Any) -> T:
 
 
 def reason_of(error: ValidationError) -> str:
-    """The first thing that is wrong, in a sentence: the value that was got, and what was expected."""
+    """The first fault, in a sentence: the value that was got, and the expected one."""
     match error.errors()[0]:
         case {"type": "value_error", "ctx": {"error": raised}}:  # by the class itself, which says it all
             return str(raised)

@@ -37,7 +37,7 @@ class Canvas(NamedTuple):
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes a model's input of `size` x `size` pixels.
+    """Preprocessing of a picture into a model's input of `size` x `size` pixels.
 
     With `crop`, the shorter side is resized to `resize` and the centre is cut out; without, both sides are resized
     to `size` and the aspect ratio is lost. Normalisation is not part of it: that happens inside the model. A `canvas`
@@ -53,7 +53,7 @@ class Preprocess:
 
 
 class PromptShape(NamedTuple):
-    """Where learned prompts fit into a model: width of a token and number of layers, of both towers."""
+    """Sizes of learned prompts for a model: width of a token and number of layers, of both towers."""
 
     vision_width: int
     vision_layers: int
@@ -63,14 +63,14 @@ class PromptShape(NamedTuple):
 
 @runtime_checkable
 class ImageModel(Protocol):
-    """A frozen image encoder with what a run records of it: all that a job asks of a model before a defence is applied.
+    """A frozen image encoder with the facts that a run records; a job needs no more before a defence is applied.
 
     A defence with prompts asks for more: a `VisionLanguageModel`.
     """
 
     @property
     def name(self) -> str:
-        """What the user called it."""
+        """The name that the user gave."""
 
     @property
     def sha256(self) -> str:
@@ -78,19 +78,19 @@ class ImageModel(Protocol):
 
     @property
     def licence(self) -> str | None:
-        """Under which licence the weights are; None where nobody said."""
+        """The licence of the weights; None where it is unknown."""
 
     @property
     def revision(self) -> str | None:
-        """Of the hub, where it is known."""
+        """The commit of the hub, where it is known."""
 
     @property
     def preprocess(self) -> Preprocess:
-        """What a picture must go through before it is an `Image` for this model."""
+        """The preprocessing that makes a picture an `Image` for this model."""
 
     @property
     def device(self) -> torch.device:
-        """Where images, and texts where it reads them, are encoded."""
+        """The device that encodes images, and texts where the model reads them."""
 
     @property
     def vision(self) -> nn.Module:
@@ -142,10 +142,10 @@ class VisionLanguageModel(ImageModel, Protocol):
 
 @dataclass(frozen=True, init=False)
 class Classifier:
-    """All that attacks and certificates know: images to features to logits.
+    """The function that is attacked and certified: images to features to logits.
 
     `encode` is an `Encoder`, or any function from images to features, which becomes a `FunctionEncoder`. Classifiers
-    with equal `encode` share one pass over the noise. `scope` says what their certificates speak of.
+    with equal `encode` share one pass over the noise. `scope` says what their certificates hold for.
     """
 
     encode: Encoder

@@ -1,4 +1,4 @@
-"""An image encoder as a value: what it computes, what it is made of, and the same encoder with other weights."""
+"""An image encoder as a value: its features, its parts, and the same encoder with other weights."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from medrobust.types.vit import NotAViT, ViT
 
 @runtime_checkable
 class Encoder(Protocol):
-    """From images to features. Encoders are compared with `==`, by what they compute with.
+    """A function from images to features. Encoders are compared with `==`, by the weights they compute with.
 
     Equal encoders share one pass over the noise.
     """
@@ -30,7 +30,7 @@ class Encoder(Protocol):
     def like(self) -> "Encoder | None":
         """The encoder that `adapted` made this one from; None for any other.
 
-        What is decided about that one (batch, fast path) holds for this one too, and is not measured again.
+        Decisions about that one (batch, fast path) hold for this one too, and are not measured again.
         """
 
     def tower(self) -> nn.Module:
@@ -40,7 +40,7 @@ class Encoder(Protocol):
         """
 
     def parts(self) -> ViT:
-        """What the encoder is made of, as it is now; the tensors may be its own and must not be changed.
+        """The encoder's weights and shape, as they are now; the tensors may be its own and must not be changed.
 
         Raises NotAViT, saying why, where it is not a vision transformer of the known shape.
         """

@@ -50,8 +50,8 @@ class BlockParts(NamedTuple):
 class ViT:
     """From an image in [0, 1] to joint-space features; the tensors may be the model's own and must not be changed.
 
-    The picture is cut into (size // side)^2 patches from the top left, row by row; what is left over is not seen.
-    The patches' weights speak of normalised pixels: (image - mean) / std.
+    The picture is cut into (size // side)^2 patches from the top left, row by row; pixels left over are not used.
+    The patches' weights act on normalised pixels: (image - mean) / std.
     """
 
     patch: Float[Tensor, "width 3 side side"]

@@ -121,7 +121,7 @@ def answer_batch(
 def _attack(
     classifier: Classifier, images: Images, truths: Labels, ball: Ball, steps: int, randomness: list[torch.Generator]
 ) -> tuple[list[bool], list[float], list[int]]:
-    """Which questions are lost, how far their images moved, and what is answered there beside the truth."""
+    """The questions lost, the distances of their images, and the wrong answers given there."""
     points = climb_together(classifier, images, truths, ball=ball, steps=steps, generator=randomness)
     judged = judge(classifier, images, points, truths, ball=ball)
     others = answer(classifier, judged.images).nan_to_num().scatter(1, truths[:, None], -torch.inf)

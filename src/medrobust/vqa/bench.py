@@ -30,12 +30,12 @@ class QuestionBench(NamedTuple):
 
     @property
     def skipped(self) -> list[str]:
-        """Where questions stand that were left out because they, or their images, are broken."""
+        """Places of questions that were left out because they, or their images, are broken."""
         return [*self.read.skipped, *self.fit.skipped, *self.test.skipped]
 
 
 def open_questions(asking: VqaSettings) -> QuestionBench:
-    """Load what is asked about. Raises MedrobustError."""
+    """Load model, images and questions. Raises MedrobustError."""
     device = checked_device(asking.device)
     home = home_of(asking.data)
     paths = [
@@ -55,7 +55,7 @@ def open_questions(asking: VqaSettings) -> QuestionBench:
 
 
 def vqa_announcement(asking: VqaSettings, bench: QuestionBench) -> list[str]:
-    """Announces what will be asked, what it costs, and what was found."""
+    """Sentences about the questions, their cost, and those left out."""
     rows, names = len(bench.test.questions), ", ".join(asking.recipes)
     passes = 3 * asking.attack_steps * len(asking.eps) * rows * len(asking.recipes)
     balls = ", ".join(map(str, asking.balls))
@@ -75,7 +75,7 @@ def vqa_announcement(asking: VqaSettings, bench: QuestionBench) -> list[str]:
 
 
 def _first_images(questions: Sequence[Question], limit: int | None) -> list[Question]:
-    """The questions of the first so many images, those of an image together."""
+    """The questions of the first `limit` images, those of an image together."""
     names = list(dict.fromkeys(question.image for question in questions))[:limit]
     place = {name: number for number, name in enumerate(names)}
     return sorted((one for one in questions if one.image in place), key=lambda one: place[one.image])

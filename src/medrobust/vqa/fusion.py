@@ -59,8 +59,8 @@ def fused(images: ImageTokens, words: Words, state: State, chosen: Fusion) -> Fe
     """[q, i, q * i, b]: q and i are the means of the question's and of the image's tokens after the blocks.
 
     b is the sum of the learned vectors of the question's tokens over the root of their number, a bag of words. Frozen
-    states enter scaled to mean 0 and variance 1 a token. Both sides of a block look at what the other was before it.
-    What fills a question up is neither looked at nor counted.
+    states are scaled to mean 0 and variance 1 a token. Both sides of a block attend to the other's input to that block.
+    Padding of a question is neither attended to nor counted.
     """
     question = _project(words.states, state, "question")
     image = _project(images, state, "image")
@@ -76,7 +76,7 @@ def fused(images: ImageTokens, words: Words, state: State, chosen: Fusion) -> Fe
 
 
 def fused_width(chosen: Fusion) -> int:
-    """How many numbers a fused feature has."""
+    """The width of a fused feature."""
     return 4 * chosen.width
 
 
@@ -112,7 +112,7 @@ def _look(
     heads: int,
     there: Bool[Tensor, "batch keys"] | None = None,
 ) -> Float[Tensor, "batch queries width"]:
-    """Attention and a hidden layer, each added to what was there and normalised."""
+    """Attention and a hidden layer, each added to its input and normalised."""
     seen = _normed(queries + attend(queries, keys, state, name, heads, there), state, f"{name}.seen")
     thought = linear(linear(seen, state, f"{name}.up").relu(), state, f"{name}.down")
     return _normed(seen + thought, state, f"{name}.thought")

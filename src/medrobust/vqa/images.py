@@ -29,7 +29,7 @@ class Gallery:
 
 
 def is_archive(source: str) -> bool:
-    """Whether the images lie in an .npz file; otherwise in a folder."""
+    """True for images in an .npz file; otherwise they are in a folder."""
     return source.lower().endswith(".npz")
 
 
@@ -38,7 +38,7 @@ def home_of(source: str) -> Path:
     if is_archive(source):
         return find_archive(source).parent
     if not Path(source).is_dir():
-        raise DataError(f"{source} is no folder of images and no .npz file; --data takes one of both for questions")
+        raise DataError(f"{source} is neither a folder of images nor an .npz file; --data takes either for questions")
     return Path(source)
 
 

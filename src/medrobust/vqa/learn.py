@@ -60,7 +60,7 @@ class Asked:
 
 
 def answering(model: Clip, words: Words, state: State, name: str, chosen: Settings) -> Classifier:
-    """From pixels to answers: `encode` gives the fused feature, `head` what was learned on it.
+    """A classifier from pixels to answers: `encode` gives the fused feature, `head` the learned logits.
 
     `words` of one question are asked about every image; those of several, each about the image in its place.
     """

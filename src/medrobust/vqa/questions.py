@@ -44,7 +44,7 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """The questions of one or several files, in their order, and what was found on the way."""
+    """The questions of one or several files, in their order, and those that were skipped."""
 
     questions: tuple[Question, ...]
     other_language: int  # left out
@@ -88,7 +88,7 @@ class Vocabulary:
 def normalised_answer(answer: str) -> str:
     """An answer as it is compared: without case, final dots, and spaces beyond one between words.
 
-    >>> normalised("  Right   lung. "), normalised("2")
+    >>> normalised_answer("  Right   lung. "), normalised_answer("2")
     ('right lung', '2')
     """
     return " ".join(answer.casefold().split()).rstrip(" .")
@@ -229,7 +229,7 @@ class _Rows:
 def _cells(path: Path) -> list[Cells]:
     suffix = path.suffix.lower()
     if suffix not in (".json", ".jsonl", ".csv"):
-        raise DataError(f"{path} is no file of questions; expected .json, .jsonl or .csv")
+        raise DataError(f"{path} is not a file of questions; expected .json, .jsonl or .csv")
     with reading(str(path)):
         if suffix == ".csv":
             rows = csv_cells(path)[1]
@@ -250,5 +250,5 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}); fetch it again") from error
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise DataError(f"{path} is no JSON list of objects with question and answer")
+        raise DataError(f"{path} is not a JSON list of objects with question and answer")
     return found

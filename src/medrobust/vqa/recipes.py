@@ -1,4 +1,4 @@
-"""The recipes that learn to answer questions about images: their settings, and what stands before the last layer."""
+"""The recipes that learn to answer questions about images: their settings, and the layers before the last one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -46,7 +46,7 @@ Settings = LinearAnswer | MlpAnswer | NmTuneAnswer | RanAnswer  # of any recipe
 
 
 class AnswerRecipe(NamedTuple):
-    """What is learned on top of the fusion: its title, its settings, and what stands before the last layer."""
+    """The head on top of the fusion: its title, its settings, and the layers before the last one."""
 
     title: str
     settings: type[LinearAnswer] | type[MlpAnswer] | type[NmTuneAnswer] | type[RanAnswer]
@@ -62,7 +62,7 @@ RECIPES: dict[str, AnswerRecipe] = {
 
 
 def make_recipe(name: str, settings: Mapping[str, Any]) -> Settings:
-    """Checked settings of a recipe. Raises ConfigError naming what is unknown or out of its range."""
+    """Checked settings of a recipe. Raises ConfigError naming the setting that is unknown or out of its range."""
     if name not in RECIPES:
         raise ConfigError(f"no recipe {name!r}{nearest(name, RECIPES)}; there are {', '.join(RECIPES)}")
     kind = RECIPES[name].settings

@@ -1,4 +1,4 @@
-"""What both towers know before they pool: the last hidden states of image patches and of words.
+"""The last hidden states of both towers before pooling: of image patches and of words.
 
 The states are those of transformers' `last_hidden_state`, whatever the family; the projections come after them.
 """
@@ -61,7 +61,7 @@ def text_tokens(model: Clip, texts: Sequence[str]) -> Words:
 
 @contextmanager
 def _last_states(tower: nn.Module, which: str) -> Iterator[list[Tensor]]:
-    """Collect what a tower gives while the model encodes, so that sizes, masks and limits stay the model's own."""
+    """Collect a tower's output while the model encodes, so that sizes, masks and limits stay the model's own."""
     found: list[Tensor] = []
 
     def keep(output: Any) -> Any:

@@ -24,7 +24,7 @@ from medrobust.words import duration
 
 
 def open_attack(opening: Opening[Experiment]) -> Attacking:
-    """Load and learn what is attacked, and look at the clean answers.
+    """Load the model, learn the defences to attack, and check the clean answers.
 
     With several eps, an image broken at one counts as broken at all larger ones, and is not attacked there. The
     classifier attacked is the one deployed without noise. Where a prompt is tuned on the input, it is attacked frozen,
@@ -45,7 +45,7 @@ def open_attack(opening: Opening[Experiment]) -> Attacking:
 
 
 def attack_announcement(opened: Attacking) -> list[str]:
-    """Announces the attack, and what it costs in passes of the encoder."""
+    """Sentences about the attack and its cost in passes of the encoder."""
     bench, settings = opened.bench, opened.settings
     classes = len(bench.task.classes)
     each = passes(opened.attacks, classes) * len(settings.eps)
@@ -62,7 +62,7 @@ def attack_announcement(opened: Attacking) -> list[str]:
 
 
 def look(opened: Attacking) -> float:
-    """See that every classifier answers steadily and some images rightly; the most seconds a row may take come back.
+    """Check that every classifier answers steadily and some images rightly; returns the most seconds a row may take.
 
     Raises AttackError where the answers change by themselves, or where no image is answered rightly.
     """

@@ -1,4 +1,4 @@
-"""What an attacked run says beside its rows: what the set may be called, flags, a few pictures; kept as attacked.json.
+"""Notes of an attacked run beside its rows, in attacked.json: the name of the set, flags, a few pictures.
 
 It is written before the rows it speaks of, so a run that goes on after an interruption says all of it, and once.
 """
@@ -28,12 +28,12 @@ class GatheredNotes:
 
     @classmethod
     def empty(cls) -> "GatheredNotes":
-        """Nothing said yet."""
+        """Notes of a run without rows."""
         return cls({}, {}, {}, {})
 
     @classmethod
     def open(cls, out: Path) -> "GatheredNotes":
-        """Those of a run that goes on, or empty ones. Raises RunError where the file cannot be read."""
+        """The notes of a run that goes on, or empty ones. Raises RunError where the file cannot be read."""
         found = read_notes(out) if (out / "attacked.jsonl").exists() else None
         if found is None:
             return cls.empty()
@@ -42,7 +42,7 @@ class GatheredNotes:
         return cls(dict(found.titles), flags, shown, dict(found.black_box))
 
     def add(self, more: "GatheredNotes") -> None:
-        """Add those of a unit that comes later in the plan; what is there already stands."""
+        """Add the notes of a unit that comes later in the plan; earlier ones stay."""
         for defence, title in more.titles.items():
             self.titles.setdefault(defence, title)
         for defence, sentences in more.flags.items():
@@ -53,7 +53,7 @@ class GatheredNotes:
             there += [one for one in shown if one.id not in known][: SHOWN - len(there)]
 
     def flag(self, defence: str, *sentences: str) -> None:
-        """Add what was not said yet."""
+        """Add the flags that are not there yet."""
         there = self.flags.setdefault(defence, [])
         there += [sentence for sentence in dict.fromkeys(sentences) if sentence not in there]
 

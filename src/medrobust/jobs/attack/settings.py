@@ -1,4 +1,4 @@
-"""Choose the attacks that an experiment names, and see that they can be meant."""
+"""The attacks that an experiment names, checked."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ def tuned_in(experiment: Experiment) -> list[str]:
 
 
 def attack_of(experiment: Experiment) -> AttackSettings:
-    """How an experiment is attacked. Raises AttackError where it is not."""
+    """The attack settings of an experiment. Raises AttackError where it has none."""
     if experiment.attack is None:
         raise AttackError("the experiment has no part `attack`")
     return experiment.attack
@@ -32,7 +32,7 @@ def sigma_of(experiment: Experiment) -> float | None:
 
 
 def check_attack(experiment: Experiment) -> None:
-    """See what can be told before anything is loaded. Raises AttackError, or another MedrobustError."""
+    """Check the settings before anything is loaded. Raises AttackError, or another MedrobustError."""
     check_settings(experiment)
     settings = attack_of(experiment)
     tuned, written = tuned_in(experiment), [eps_text(ball.eps) for ball in settings.balls]

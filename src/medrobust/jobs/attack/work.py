@@ -26,7 +26,7 @@ from medrobust.types import Classifier, Images, Labels, Logits
 
 
 class Attacking(NamedTuple):
-    """Everything an attack on a block of images needs."""
+    """Bench, settings, defences and attacks of a run."""
 
     bench: Bench
     fitted: Sequence[Fitted]
@@ -77,7 +77,7 @@ def blocks_in(rows: Sequence[AttackedRow], size: int) -> list[int]:
 
 
 def attack_work(opened: Attacking) -> Work[AttackedRow]:
-    """Attacks the images of a unit under its defence; batch mates decide how sums are rounded, so a unit is whole."""
+    """Attacks the images of a unit under its defence; rounding depends on the batch, so a unit is whole."""
 
     @lru_cache(maxsize=1)
     def block(start: int, stop: int) -> AttackBatch:
@@ -137,7 +137,7 @@ def attack_in_ball(
 def rows_of(
     opened: Attacking, defence: str, classifier: Classifier, batch: AttackBatch, report: Report
 ) -> list[AttackedRow]:
-    """What was found, image by image; the answers agree with the report, which has seen them."""
+    """Rows of a report, image by image; the answers are those that the report was made from."""
     settings = opened.settings
     clean, attacked = (_logits(classifier, images, settings.batch) for images in (batch.images, report.images))
     rows = []
@@ -203,7 +203,7 @@ def _logits(classifier: Classifier, images: Images, batch: int) -> Logits:
 def _said(logits: Float[Tensor, " classes"], label: int, *, right: bool) -> int | None:
     """The answer, given whether it was right among other batch mates; None where the logits are not finite.
 
-    At a border the last bits, and so the batch mates, decide. What an attack was judged by counts.
+    At a decision border rounding, and so the batch, decides; the answer by which the attack was judged counts.
     """
     if right:
         return label
@@ -215,7 +215,7 @@ def _said(logits: Float[Tensor, " classes"], label: int, *, right: bool) -> int 
 
 
 def black_box(attacks: Mapping[str, Attack], rows: Sequence[AttackedRow]) -> str | None:
-    """Whether a black-box attack broke images that every white-box attack before it left standing, over all rows."""
+    """The flag where a black-box attack broke images that every white-box attack before it left, over all rows."""
     black = [name for name, one in attacks.items() if not one.needs_gradients]
     if not black or len(attacks) == len(black):
         return None

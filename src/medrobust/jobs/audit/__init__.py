@@ -39,27 +39,27 @@ def audit(
     tell: Tell = SILENT,
     given: Given = NOTHING,
 ) -> AuditSummary:
-    """Check a run's certificates, keep what was found in audit.json, and tell it in the run's report.
+    """Check a run's certificates, write the result to audit.json, and add it to the run's report.
 
     An interrupted audit goes on; one with other settings begins anew. Raises MedrobustError.
     """
     folder = Path(folder)
     path = folder / "experiment.yaml"
     if not path.exists():
-        raise RunError(f"{folder} is no run folder: it has no experiment.yaml")
+        raise RunError(f"{folder} is not a run folder: it has no experiment.yaml")
     experiment = load_experiment(path).model_copy(update={"audit": settings or AuditSettings()})
     return carry_out(AUDIT, experiment, folder, execute=execute, tell=tell, given=given)
 
 
 def audit_of(experiment: Experiment) -> AuditSettings:
-    """How an experiment is audited. Raises ConfigError where it is not."""
+    """The audit settings of an experiment. Raises ConfigError where it has none."""
     if experiment.audit is None:
         raise ConfigError("the experiment has no part `audit`")
     return experiment.audit
 
 
 def open_audit(opening: Opening[Experiment]) -> Audited:
-    """The certificates to check, and what they were made with. Raises RunError where there are none."""
+    """The certificates to check, and the run that made them. Raises RunError where there are none."""
     folder, settings, tell = opening.folder, audit_of(opening.settings), opening.tell
     rows = read_rows(folder.path / "certified.jsonl")
     if opening.learn:
@@ -128,7 +128,7 @@ class Forecast(NamedTuple):
 
 
 def audit_forecast(rows: Sequence[CertifiedRow], settings: AuditSettings) -> Forecast:
-    """From the records alone; an encoder each."""
+    """The forecast from the records alone; each defence is counted with an encoder of its own."""
     said = f"recompute {len(rows)} radii"
     if settings.records_only or not rows:
         return Forecast(0, f"{said} from their records; neither model nor images are needed")

@@ -23,7 +23,7 @@ from medrobust.types import Classifier, Image
 
 
 class Audited(NamedTuple):
-    """A run under audit: its rows by check, and with what they can be made again (nothing for records alone)."""
+    """A run under audit: its rows by check, and the run that made them (None for records alone)."""
 
     rows: Sequence[CertifiedRow]
     settings: AuditSettings

@@ -1,4 +1,4 @@
-"""Which certificates an audit looks at: chosen by its seed, the same number for each defence."""
+"""The certificates that an audit checks: chosen by its seed, the same number for each defence."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, zip_longest

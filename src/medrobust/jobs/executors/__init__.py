@@ -1,3 +1,3 @@
-"""Executors: who carries out the units of a job. Each yields what was done in the order of the units."""
+"""Executors of a job's units. Each yields the results in the order of the units."""
 
 from medrobust.jobs.executors.here import here as here

@@ -3,7 +3,7 @@
 The caption half of the multi-modal attack in RAN: Han et al., Findings of EMNLP 2024, arXiv 2407.02716. The paper
 rewrites captions with a language model; the lexicon and the rules here are ours, and need neither network nor chance.
 
-1. The longest entry at a word's border wins; part of a word, or what follows a hyphen in one, is never touched.
+1. The longest entry at a word boundary wins; part of a word, or the text after a hyphen in one, is never touched.
 2. A body part becomes another one of its group, the same throughout the caption and never one that the caption names
    already, as far as the group reaches. Which one is fixed by SHA-256 of seed, caption and word.
 3. Directions (left, upper, distal) turn into their opposites, all at once.
@@ -31,7 +31,7 @@ _ARTICLE = re.compile(r"(?<![\w'’-])(an?)\s+$", re.IGNORECASE)
 
 
 class Change(NamedTuple):
-    """What stood at `start` of the old caption, and what stands there now."""
+    """A replacement at `start` of the old caption: the old text and the new one."""
 
     start: int
     was: str
@@ -47,7 +47,7 @@ class AttackedCaption:
 
     @property
     def unchanged(self) -> bool:
-        """Whether the attack found nothing to change."""
+        """True where the attack found nothing to change."""
         return not self.changed
 
 
@@ -84,8 +84,8 @@ def attack_captions(
     """Every caption attacked: by the lexicon, or by a function of the user, such as a call of a language model.
 
     A caption counts as unchanged where nothing in it is known, or where `rewrite` gives no text, an empty one or the
-    same again. Blank captions are not given to `rewrite`, and what it raises is not caught. Raises DataError, with the
-    caption's number, for what is no text.
+    same again. Blank captions are not given to `rewrite`, and its errors are not caught. Raises DataError, with the
+    caption's number, for a caption that is not text.
 
     >>> report = attack_captions(["right lung", "Figure 2"])
     >>> report.captions, report.unchanged, report.share
@@ -132,7 +132,7 @@ def _rewritten(caption: str, rewrite: Callable[[str], str]) -> AttackedCaption:
 
 
 def _places(turning: Sequence[FoundTerm], text: str, lexicon: Lexicon, seed: int) -> dict[tuple[str, int], int]:
-    """Which member of its group each body part becomes."""
+    """The member of its group that each body part becomes."""
     named: dict[str, list[int]] = {}
     for found in turning:
         if found.term.role == "body part" and found.term.place not in named.setdefault(found.term.group, []):

@@ -1,4 +1,4 @@
-"""Which words of a caption turn: the terms found in it, what they mean where they stand, and one truth a clause."""
+"""The words of a caption that turn: terms found in it, their meaning in place, and one truth a clause."""
 
 import re
 from bisect import bisect_left
@@ -19,7 +19,7 @@ _DENIALS = ("denial", "denial of clause")
 
 
 class FoundTerm(NamedTuple):
-    """A term, where it stands in the caption, and in which clause."""
+    """A term, its place in the caption, and its clause."""
 
     start: int
     stop: int

@@ -1,4 +1,4 @@
-"""Small rules of written English: capitals, a or an, and where a noun phrase ends."""
+"""Small rules of written English: capitals, a or an, and the end of a noun phrase."""
 
 import re
 from collections.abc import Collection
@@ -23,7 +23,7 @@ def in_case_of(was: str, now: str) -> str:
 
 
 def article_for(text: str, *, shouted: bool = False) -> str:
-    """The article that the beginning of a text takes; in a shouted text, capitals are no abbreviation.
+    """The article that the beginning of a text takes; in a text all in capitals, they do not mean an abbreviation.
 
     >>> [article_for(words) for words in ("eye", "uterus", "ulna", "MCA infarct", "CT scan", "ureter")]
     ['an', 'a', 'an', 'an', 'a', 'a']

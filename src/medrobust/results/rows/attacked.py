@@ -25,7 +25,7 @@ class AttackedKey(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class AttackedRow:
-    """The worst that one set of attacks did to one image under one defence; ValueError where it contradicts itself.
+    """The worst result of one set of attacks on one image under one defence; ValueError where it contradicts itself.
 
     `eps` and `distance` are in pixels of [0, 1], in `norm`. `standard` is true only where AutoAttack's published
     set ran with its settings.

@@ -1,4 +1,4 @@
-"""Checks of an audit on disk: one JSON line a check, with what it found. Pictures are kept beside the rows.
+"""Checks of an audit on disk: one JSON line a check, with its result. Pictures are kept beside the rows.
 
 An audit has four kinds of checks: a `record` recomputed, an `attack` inside a radius, a `redraw` of an image's
 certificates, and a `border` image between two classes, certified many times.
@@ -34,7 +34,7 @@ class AuditKey(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class AttackTried:
-    """An attack inside a radius, judged by fresh draws; `retuned`: the answer of what tunes again at that point."""
+    """An attack inside a radius, judged by fresh draws; `retuned`: the answer after tuning again at that point."""
 
     distance: float
     votes: int  # for the certified class
@@ -68,7 +68,7 @@ _KINDS = {"record": type(None), "attack": AttackTried, "redraw": Redrawn, "borde
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRow:
-    """One check of one certificate and what should not be, in sentences; ValueError where it contradicts itself.
+    """One check of one certificate and its faults, in sentences; ValueError where it contradicts itself.
 
     `found` holds the numbers of its kind: None for a record, which has none.
     """

@@ -71,7 +71,7 @@ class CertifiedRow:
             (min(classes) >= 0, "a class number is negative"),
             (math.isfinite(self.sigma) and self.sigma > 0, f"sigma is {self.sigma}, must be above 0"),
             (math.isfinite(self.radius) and self.radius >= 0, f"radius is {self.radius}, must be finite, not below 0"),
-            (0 <= self.votes <= self.trials, f"{self.votes} votes in {self.trials} trials is no count"),
+            (0 <= self.votes <= self.trials, f"{self.votes} votes in {self.trials} trials are not a count"),
             (self.trials <= self.drawn <= self.budget, f"{self.trials} of {self.drawn} draws of {self.budget}"),
             (1 <= self.look <= self.budget, f"look is {self.look}, must lie between 1 and {self.budget}"),
             ((self.stopping == "spending") == bool(self.grid), f"the grid of radii is {list(self.grid)}"),

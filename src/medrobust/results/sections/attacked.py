@@ -44,7 +44,7 @@ def attack_headline(attack: AttackedSummary) -> list[str]:
 
 
 def attack_titles(attack: AttackedSummary) -> list[str]:
-    """The name that the set may bear: AutoAttack's standard, or why not; by defence where they differ."""
+    """The name of the set: AutoAttack's standard, or the reason against it; by defence where they differ."""
     titles = {name: title[:1].upper() + title[1:] for name, title in attack.titles.items()}
     different = list(dict.fromkeys(titles.values()))
     if len(different) < 2:
@@ -64,7 +64,7 @@ def broken_text(attack: AttackedSummary, defence: str, title: str) -> str:
 
 
 def attacked_markdown(attack: AttackedSummary) -> str:
-    """The table, the name that the set may bear, and every flag in a line of its own."""
+    """The table, the name of the set, and every flag in a line of its own."""
     levels = [eps_text(eps) for eps in attack.eps]
     robust, by = (["robust"], "broken by") if len(levels) < 2 else (
         [f"robust {level}" for level in levels], f"broken by, at {levels[-1]}"

@@ -11,7 +11,7 @@ from medrobust.words import percent
 
 
 class CheckLine(NamedTuple):
-    """One line: the check, the defence, how often it was made and failed, and what else was seen."""
+    """One line: the check, the defence, how often it was made and failed, and remarks."""
 
     check: str
     defence: str
@@ -33,7 +33,7 @@ def audited(report: RunReport) -> Section:
 
 
 def check_lines(audit: AuditSummary) -> list[CheckLine]:
-    """All that was checked so far, in the order in which it was done."""
+    """The checks made so far, in their order."""
     lines = []
     if audit.records:
         failed = len({(one.defence, one.id, one.sigma) for one in audit.records.findings})

@@ -1,4 +1,4 @@
-"""Certified accuracy of every defence, a noise level after another: tables, curves, and what is odd about them."""
+"""Certified accuracy of every defence, a noise level after another: tables, curves, and warnings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

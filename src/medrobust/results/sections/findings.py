@@ -8,7 +8,7 @@ from medrobust.smoothing.bounds import Interval
 
 
 class FindingLine(NamedTuple):
-    """A finding under a defence: how many images have it, and shares by their heading, None where undefined."""
+    """A finding under a defence: the number of images with it, and shares by their heading, None where undefined."""
 
     finding: str
     defence: str

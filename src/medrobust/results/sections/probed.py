@@ -1,4 +1,4 @@
-"""probe.html and probe.md: heads on several models, and what attacked pairs upstream cost them."""
+"""probe.html and probe.md: heads on several models, and their loss of accuracy by attacked pairs upstream."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
