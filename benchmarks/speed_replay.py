@@ -9,7 +9,7 @@ from replay import ESTIMATION, HEADS, SELECTION, SIGMA, Sequences, collect
 from speed_record import RAW, publish, rows_table
 from speed_stopping import GRIDS, RULES, rule_of
 
-from medrobust.smoothing.bounds import RADII
+from medrobust.smoothing.grid import RADII
 from medrobust.smoothing.sequential import Boundaries, Race
 
 GRIDS_IN_SIGMA = {**GRIDS, "default": tuple(radius / SIGMA for radius in RADII)}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
 
 from medrobust.cli.app import KNOWN, app, command_of
 from medrobust.errors import ConfigError, nearest
@@ -12,7 +13,7 @@ from medrobust.jobs.experiment import Experiment, load_experiment
 from medrobust.settings import schema_of, to_yaml
 from medrobust.vqa.settings import VqaSettings
 
-SCHEMAS = {"experiment": Experiment, "vqa": VqaSettings}
+SCHEMAS: dict[str, type[BaseModel]] = {"experiment": Experiment, "vqa": VqaSettings}
 
 config = typer.Typer(help="Show settings files: their JSON Schema, and a file as understood.", no_args_is_help=True)
 app.add_typer(config, name="config", rich_help_panel=KNOWN)

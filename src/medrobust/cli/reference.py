@@ -20,8 +20,12 @@ from medrobust.settings import about
 from medrobust.vqa.settings import VqaSettings
 from medrobust.words import eps_text
 
-MODELS = {"experiment": Experiment, "defences": Choice, "certify": CertifySettings, "attack": AttackSettings,
-          "audit": AuditSettings, "vqa": VqaSettings}  # fmt: skip
+MODELS: dict[str, type[BaseModel]] = {
+    "experiment": Experiment, "defences": Choice, "certify": CertifySettings, "attack": AttackSettings,
+    "audit": AuditSettings, "vqa": VqaSettings,
+}  # fmt: skip
+_NAMES = {Choice: "defence", str: "text", int: "whole number", float: "number", bool: "true or false", NoneType: "none",
+          Any: "value"}  # fmt: skip
 _RESUMED = {
     "same": "refused",
     "extend": "more: goes on",
@@ -77,18 +81,9 @@ def _options(name: str, info: FieldInfo) -> str:
 
 def _type(kind: Any) -> str:
     """A type in a reader's words."""
-    names = {
-        Choice: "defence",
-        str: "text",
-        int: "whole number",
-        float: "number",
-        bool: "true or false",
-        NoneType: "none",
-        Any: "value",
-    }
     origin, inner = get_origin(kind), get_args(kind)
-    if kind in names:
-        return names[kind]
+    if kind in _NAMES:
+        return _NAMES[kind]
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in inner)
     if origin is tuple:

@@ -27,9 +27,7 @@ class Choice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     defence: str = Field(description="A name from `medrobust defences`.")
-    name: str = Field(
-        "", description="Its name in tables and rows; DEFENCE or DEFENCE:MODE unless given. Names differ."
-    )
+    name: str = Field("", description="Its name in tables and rows; else DEFENCE or DEFENCE:MODE.")
     settings: dict[str, Any] = Field({}, description="Settings of the defence; unknown ones are refused.")
     from_state: str | None = Field(None, description="A file with the state that is used; nothing is learned.")
     from_: str | None = Field(None, alias="from", description="Name of an earlier defence whose state is used.")
