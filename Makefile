@@ -30,7 +30,8 @@ check: $(VENV)/.dev  ## format, lint, types, floors, tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-docs: $(VENV)/.docs  ## the documentation site, into site/
+docs: $(VENV)/.docs  ## the reference tables, and the documentation site into site/
+	$(BIN)/python -m medrobust.cli.reference docs
 	$(BIN)/mkdocs build --strict
 
 clean:  ## remove what the other targets made

@@ -1,5 +1,6 @@
 """README and docs: links and anchors resolve, shown commands exist with their options, tables have one place each."""
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -14,6 +15,11 @@ import yaml
 from typer.main import get_command
 
 from medrobust.cli import app
+from medrobust.cli.reference import filled, tables
+from medrobust.defences import make
+from medrobust.errors import ConfigError
+from medrobust.jobs.experiment import PARTS, Experiment
+from medrobust.settings import parse
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -101,7 +107,9 @@ def check_shown(words: list[str]) -> None:
     context = command.context_class(command, info_name="medrobust")
     found, left, _ = command.make_parser(context).parse_args(shown)
     assert not left, f"not understood: {left} in: medrobust {' '.join(words)}"
-    missing = [option.name for option in command.params if option.required and not found.get(option.name)]
+    missing = [
+        option.opts[0].lstrip("-") for option in command.params if option.required and not found.get(option.name)
+    ]
     assert "..." in rest or not missing, f"without {missing[0]!r}: medrobust {' '.join(words)}"
 
 
@@ -148,6 +156,54 @@ def test_commands_are_found_in_blocks_and_in_text() -> None:
     assert list(mentioned_commands(text)) == [["attacks"]]
     shown = [words for page in PAGES for words in shell_commands(page.read_text(encoding="utf-8"))]
     assert {words[0] for words in shown} >= {"certify", "fit", "attack", "audit", "evaluate", "probe", "vqa", "poison"}
+
+
+def test_the_reference_tables_are_those_of_the_fields_and_commands() -> None:
+    made, places = tables(), Counter[str]()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert filled(text, made) == text, f"{page} is out of date; run: python -m medrobust.cli.reference docs"
+        places.update(name for name in made if f"<!-- {name}: begin -->" in text)
+    assert places == Counter(made.keys())
+
+
+def test_every_field_of_a_row_and_of_settings_has_a_meaning() -> None:
+    for name, text in tables().items():
+        for line in text.splitlines() if name != "commands" else ():
+            assert "|  |" not in "|".join(line.split("|")[:5]) + "|", f"{name}: {line}"
+
+
+def settings_in(text: str) -> Iterator[dict[str, Any]]:
+    """The YAML blocks that are experiments, or the parts or defences of one."""
+    for _, language, block in FENCE.findall(text):
+        values = yaml.safe_load(block) if language == "yaml" else None
+        if isinstance(values, dict) and values.keys() & {"defences", *PARTS, "schema_version"}:
+            yield values
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_shown_experiments_are_valid(page: Path) -> None:
+    for values in settings_in(page.read_text(encoding="utf-8")):
+        experiment = parse(Experiment, values, page.name)
+        for choice in experiment.defences:
+            make(choice.defence, choice.settings)
+
+
+def test_experiments_are_found_and_mistakes_in_them() -> None:
+    found = [values for page in PAGES for values in settings_in(page.read_text(encoding="utf-8"))]
+    assert len(found) >= 2
+    assert any({"attack", "certify", "audit"} <= values.keys() for values in found)
+    (values,) = settings_in("```yaml\ndefences: [vote]\ncertify: {sigma: 1}\n```\n```yaml\nname: cells\n```\n")
+    with pytest.raises(ConfigError, match="did you mean 'sigmas'"):
+        parse(Experiment, values, "here")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "reference" in page.parts], ids=lambda page: page.stem)
+def test_named_modules_and_members_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for module, members in re.findall(r"^::: (\S+)\n(?:    options: \{members: \[(.*?)\]\})?", text, flags=re.M):
+        there = importlib.import_module(module)
+        assert all(hasattr(there, name) for name in re.findall(r"\w+", members)), (module, members)
 
 
 def test_readme_is_short() -> None:

@@ -14,8 +14,15 @@ from PIL import Image as Pillow
 from stand_ins import OpenClip, Split, tokenize
 from torch import Tensor, nn
 
-GUIDE = Path(__file__).parents[1] / "docs" / "howto" / "own-python.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), flags=re.M | re.S)
+ROOT = Path(__file__).parents[1]
+GUIDE = ROOT / "docs" / "howto" / "own-python.md"
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+BLOCKS = blocks(GUIDE)
 
 
 def on(change: Callable[[Any], Any]) -> Callable[..., Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -92,12 +99,34 @@ def test_the_guide_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys:
         torch.manual_seed(0)
         for number, block in enumerate(BLOCKS):
             exec(compile(block, f"{GUIDE.name}, block {number + 1}", "exec"), names)
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
     assert names["test"].read(0).shape == (3, 32, 32)
     assert names["lesions"].targets == (1, 0, 1, 0)  # by name
     assert names["scans"].images().shape == (2, 3, 32, 32)
+    assert names["summary"].images == names["summary"].attacked.images == len(names["test"]) == 6
+    assert names["found"].complete
+    assert (tmp_path / "runs" / "own" / "report.html").exists()
     images = torch.rand(3, 3, 32, 32)
     assert torch.equal(names["classifier"](images), names["model"](images))
     assert not torch.equal(names["probed"](images), names["model"](images))
     assert names["zero_shot"](torch.rand(1, 3, 224, 224)).shape == (1, 2)
     assert capsys.readouterr().out.startswith("test/0 ")
+
+
+def test_ten_lines_of_the_readme_attack_certify_and_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import medrobust
+
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2, bias=False))
+    with torch.no_grad():
+        network[2].weight.copy_(torch.tensor([[10.0, 0.0, 0.0], [0.0, 10.0, 0.0]]))  # the mean of red, that of green
+    items = [(Pillow.new("RGB", (40, 36), (180 - 80 * label, 100 + 80 * label, 0)), label) for label in (0, 1, 0)]
+    monkeypatch.chdir(tmp_path)
+    (block,) = (one for one in blocks(ROOT / "README.md") if "mr.run" in one)
+    assert len([line for line in block.splitlines() if line.strip()]) <= 10
+    exec(compile(block, "README.md", "exec"), {"mr": medrobust, "network": network.eval(), "items": items})
+    told = capsys.readouterr().out
+    assert "pgd linf 4/255" in told
+    assert told.count("value=1.0") == 2  # 80 grey levels, and an l2 distance of 7.1, lie between the classes
+    assert "Not a medical device" in (tmp_path / "runs" / "own" / "report.html").read_text()

@@ -71,7 +71,7 @@ def test_what_needs_them_says_what_to_pass(folder: Path) -> None:
         assert "colour means, was held by a Python program" in line
         assert "given=mr.Given(model=..)" in line
     with pytest.raises(ConfigError, match=r"the data of this run, list from Python, .* data="):
-        mr.run(EXPERIMENT, folder, model=given().model)
+        mr.run(mr.load_experiment(folder / "experiment.yaml"), folder, model=given().model)
     assert (folder / "certified.jsonl").read_bytes() == rows
 
 

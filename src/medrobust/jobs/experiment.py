@@ -26,14 +26,14 @@ class Choice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    defence: str
-    name: str = ""
-    settings: dict[str, Any] = {}
-    from_state: str | None = None
-    from_: str | None = Field(None, alias="from")
-    base_state: str | None = None
-    base: str | None = None
-    transfer: bool = False
+    defence: str = Field(description="A name from `medrobust defences`.")
+    name: str = Field("", description="Its name in tables and rows; else DEFENCE or DEFENCE:MODE.")
+    settings: dict[str, Any] = Field({}, description="Settings of the defence; unknown ones are refused.")
+    from_state: str | None = Field(None, description="A file with the state that is used; nothing is learned.")
+    from_: str | None = Field(None, alias="from", description="Name of an earlier defence whose state is used.")
+    base_state: str | None = Field(None, description="A file with the state whose vision weights it is learned on.")
+    base: str | None = Field(None, description="Name of an earlier defence whose vision weights it is learned on.")
+    transfer: bool = Field(False, description="These states may have been learned on another task.")
 
     @model_validator(mode="before")
     @classmethod
@@ -173,12 +173,12 @@ def _choice_of_version_1(value: Any, names: list[str]) -> Any:
     return found
 
 
-def load_experiment(path: Path) -> Experiment:
+def load_experiment(path: Path | str) -> Experiment:
     """An experiment from a YAML file, of version 1 or 2.
 
     Raises ConfigError naming the file, the key and the expected value.
     """
-    values = read_yaml(path, "experiment file")
+    values = read_yaml(Path(path), "experiment file")
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold keys and values, one of them `defences`")
     return parse(Experiment, values, str(path))

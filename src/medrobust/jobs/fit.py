@@ -44,7 +44,9 @@ def open_fit(opening: Opening[Experiment]) -> Fitting:
         bench = prepare_bench(experiment, findings=True, given=given)
     else:
         wanted = experiment.model_copy(update={"data": experiment.fit_data or experiment.data})
-        bench = prepare_bench(wanted, split=experiment.fit_split, given=given._replace(data=given.fit_data or given.data))
+        bench = prepare_bench(
+            wanted, split=experiment.fit_split, given=given._replace(data=given.fit_data or given.data)
+        )
         bench = replace(bench, fit_data=bench.data)
     names = [name_of(choice.name, part.finding) for choice in experiment.defences for part in parts_of(bench)]
     alone = not experiment.parts and len(names) == 1

@@ -28,19 +28,19 @@ class AnsweredRow:
     """
 
     schema_version: int = SCHEMA_VERSION
-    id: str
-    image: str
-    kind: Literal["closed", "open"]
-    recipe: str
-    truth: str
-    in_vocabulary: bool
-    clean: str
-    norm: Literal["linf", "l2"]
-    eps: tuple[float, ...]
-    attacked: tuple[str, ...]
-    distance: tuple[float, ...]
-    steps: int
-    seed: int
+    id: str  # the question
+    image: str  # its image
+    kind: Literal["closed", "open"]  # whether the answer is one of a few words
+    recipe: str  # what answered
+    truth: str  # the right answer, as it is compared
+    in_vocabulary: bool  # whether the right answer is among those that were learned
+    clean: str  # answer on the image as it is
+    norm: Literal["linf", "l2"]  # of the balls
+    eps: tuple[float, ...]  # of the balls, ascending, pixels in [0, 1]
+    attacked: tuple[str, ...]  # answer on the attacked image, at each eps
+    distance: tuple[float, ...]  # of the attacked image, in `norm`, at each eps
+    steps: int  # of the attack
+    seed: int  # of the run
 
     def __post_init__(self) -> None:
         hits = (self.clean == self.truth, *(answer == self.truth for answer in self.attacked))

@@ -32,20 +32,20 @@ class AttackedRow:
     """
 
     schema_version: int = SCHEMA_VERSION
-    id: str
-    label: int
-    defence: str
-    scope: Scope
+    id: str  # the image
+    label: int  # the true class, in task order
+    defence: str  # name of the defence in the experiment
+    scope: Scope  # the classifier that was attacked
     sigma: float | None  # of the noise that the prompt was tuned with on the clean image; None where it was not
-    norm: Literal["linf", "l2"]
-    eps: float
+    norm: Literal["linf", "l2"]  # of the ball
+    eps: float  # of the ball, pixels in [0, 1]
     attack: str  # name of the set
-    standard: bool
+    standard: bool  # whether it was AutoAttack's published set
     clean: int | None  # answer on the image as it is; None where the logits were not finite
     broken_by: str | None  # "clean": wrong without an attack; None: no attack succeeded
-    answer: int | None  # on the attacked image
+    answer: int | None  # on the attacked image; the label where no attack succeeded
     distance: float  # of the attacked image from the image; 0.0 where nothing was broken by an attack
-    seed: int
+    seed: int  # of the run
 
     def __post_init__(self) -> None:
         attacked = self.broken_by not in (None, "clean")

@@ -36,20 +36,20 @@ class AuditKey(NamedTuple):
 class AttackTried:
     """An attack inside a radius, judged by fresh draws; `retuned`: the answer after tuning again at that point."""
 
-    distance: float
+    distance: float  # l2, of the attacked point
     votes: int  # for the certified class
-    trials: int
-    broken: bool
-    retuned: Retuned | None
+    trials: int  # fresh draws
+    broken: bool  # whether the certified class lost
+    retuned: Retuned | None  # answer of what is tuned again at that point; None for scope "model"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Redrawn:
     """A certificate made again: from its own seed the same or not, from `redrawn` others `contradicted` by a count."""
 
-    differs: bool
+    differs: bool  # whether its own seed gave another record
     redrawn: int  # certificates held against the large count, the recorded one among them
-    contradicted: int
+    contradicted: int  # of them, by that count
     alpha: float  # of the certificate
 
 
@@ -57,8 +57,8 @@ class Redrawn:
 class BorderTried:
     """Certificates of a border image; no `tries` where the line between the two images has no border."""
 
-    tries: int
-    certified: int
+    tries: int  # certificates; 0 where the line between the two images has no border
+    certified: int  # of them
     allowed: float  # chance that a sound rule certifies in one try, at most
     alpha: float  # of the tries
 
@@ -74,14 +74,14 @@ class AuditRow:
     """
 
     schema_version: int = SCHEMA_VERSION
-    check: Check
-    id: str
-    sigma: float
+    check: Check  # kind of check
+    id: str  # the image
+    sigma: float  # standard deviation of the noise, pixels in [0, 1]
     defence: str  # as tables name it, with the finding where there is one
-    to: str | None = None
-    scope: Scope
-    found: AttackTried | Redrawn | BorderTried | None
-    sentences: tuple[str, ...] = ()
+    to: str | None = None  # the other image, for a border image
+    scope: Scope  # the classifier that the certificate speaks of
+    found: AttackTried | Redrawn | BorderTried | None  # numbers of the check; None for a record
+    sentences: tuple[str, ...] = ()  # what should not be; none where nothing is wrong
 
     def __post_init__(self) -> None:
         found = self.found

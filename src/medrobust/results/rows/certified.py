@@ -44,26 +44,26 @@ class CertifiedRow:
     """
 
     schema_version: int = SCHEMA_VERSION
-    id: str
-    label: int
-    defence: str
-    finding: str | None = None
-    sigma: float
+    id: str  # the image: its path within the data folder, the manifest's id, or `split/row`
+    label: int  # the true class, in task order
+    defence: str  # name of the defence in the experiment
+    finding: str | None = None  # the finding it speaks of, with classes 0 (absent) and 1 (there); None: one class
+    sigma: float  # standard deviation of the noise, pixels in [0, 1]
     clean: int | None  # answer on the noiseless image; None where the logits were not finite
-    selected: int | None  # class chosen by the selection draws
-    prediction: int | None  # None: abstains
-    radius: float
-    votes: int  # for `selected`, among `trials` fresh draws
-    trials: int  # when it was decided
-    drawn: int  # when sampling stopped
-    budget: int  # the most it might have drawn
-    look: int  # draws between two looks at the count; the budget where there is one look
+    selected: int | None  # class that the selection draws chose; None where none had finite logits
+    prediction: int | None  # the certified answer, `selected`; None: abstains
+    radius: float  # certified, l2: one of `grid` for "spending", else six decimals, rounded down; 0.0 if it abstains
+    votes: int  # for `selected`, among the first `trials` fresh draws
+    trials: int  # counted draws at the look that decided the radius, or the abstention
+    drawn: int  # counted draws when sampling stopped; not fewer than `trials`
+    budget: int  # the most it might have drawn (`draws`)
+    look: int  # draws between two looks at the count; `budget` where there is one look ("fixed")
     grid: tuple[float, ...]  # radii that were tested, ascending, where `stopping` is "spending"; else none
     selection: int  # number of selection draws, at most
-    alpha: float
-    stopping: Stopping
-    scope: Scope
-    seed: int
+    alpha: float  # error probability of this certificate
+    stopping: Stopping  # the rule that ended the sampling
+    scope: Scope  # the classifier that the certificate speaks of
+    seed: int  # of the run
 
     def __post_init__(self) -> None:
         classes = [number for number in (self.label, self.clean, self.selected, self.prediction) if number is not None]
