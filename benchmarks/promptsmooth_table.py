@@ -99,7 +99,7 @@ def _experiment(name: str, data: str, arguments: argparse.Namespace, wanted: Seq
 
 
 def _rows(choices: Sequence[Choice], wanted: Sequence[str]) -> tuple[Choice, ...]:
-    """The defences of these labels, in the order of the settings; all where none is named."""
+    """The defences of these names, in the order of the settings; all where none is named."""
     known = {choice.name for choice in choices}
     missing = sorted(set(wanted) - known)
     if missing:
@@ -109,13 +109,13 @@ def _rows(choices: Sequence[Choice], wanted: Sequence[str]) -> tuple[Choice, ...
 
 def _section(name: str, summary: RunSummary, rows: Sequence[CertifiedRow], experiment: Experiment) -> str:
     settings = certify_of(experiment)
-    labels = [choice.name for choice in experiment.defences if choice.name != "zero-shot"]
+    defences = [choice.name for choice in experiment.defences if choice.name != "zero-shot"]
     compared = [pair for pair in COMPARED if pair[0] in settings.sigmas]
     head = "| defence | " + " | ".join(f"σ {s:g}, r {r:g}" for s, r in compared) + " |"
     lines = [head, "| --- |" + " ---: |" * len(compared)]
-    for label in labels:
-        gains = [paired_gain(rows, label, "zero-shot", sigma, radius) for sigma, radius in compared]
-        lines.append(f"| {label} | " + " | ".join(f"{g.points:+.1f} ({_p(g.p_value)})" for g in gains) + " |")
+    for defence in defences:
+        gains = [paired_gain(rows, defence, "zero-shot", sigma, radius) for sigma, radius in compared]
+        lines.append(f"| {defence} | " + " | ".join(f"{g.points:+.1f} ({_p(g.p_value)})" for g in gains) + " |")
     gains_table = "\n".join(lines)
     return (
         f"## {TITLES[name]}\n\n{summary.images} test images in turn from every class, n = {settings.draws}, "
@@ -132,15 +132,15 @@ def _short(name: str, summaries: Sequence[RunSummary], rows: Sequence[CertifiedR
         "| defence | scope | clean | " + " | ".join(heads) + " | one class alone at σ 0.25 |",
         "| --- | --- | ---: |" + " ---: |" * (len(heads) + 1),
     ]  # fmt: skip
-    for label in dict.fromkeys(row.defence for row in rows):
-        levels = next(one.levels for one in summaries if label in one.levels[0].defences)
-        scope = levels[0].scope[label]
-        cells = [label + " †" * (scope != "model"), scope, percent(levels[0].clean_accuracy[label])]
+    for defence in dict.fromkeys(row.defence for row in rows):
+        levels = next(one.levels for one in summaries if defence in one.levels[0].defences)
+        scope = levels[0].scope[defence]
+        cells = [defence + " †" * (scope != "model"), scope, percent(levels[0].clean_accuracy[defence])]
         for sigma, radius in COMPARED:
-            there = next(one for one in levels if one.sigma == sigma).certified_accuracy[label][radius]
-            p_value = paired_gain(rows, label, "zero-shot", sigma, radius).p_value
-            cells.append(percent(there) + (f", {_p(p_value)}" if label != "zero-shot" else ""))
-        mine = [row for row in rows if row.defence == label and row.sigma == 0.25]
+            there = next(one for one in levels if one.sigma == sigma).certified_accuracy[defence][radius]
+            p_value = paired_gain(rows, defence, "zero-shot", sigma, radius).p_value
+            cells.append(percent(there) + (f", {_p(p_value)}" if defence != "zero-shot" else ""))
+        mine = [row for row in rows if row.defence == defence and row.sigma == 0.25]
         alike = sum(row.prediction is not None and row.votes == row.trials for row in mine)
         lines.append(table_line([*cells, f"{alike} of {len(mine)}"]))
     return "\n".join(lines)
@@ -167,7 +167,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--chest", default="pneumoniamnist_subset.npz")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--n", type=int, default=1000)
-    parser.add_argument("--rows", nargs="+", default=[], help="labels; zero-shot is what the others are compared with")
+    parser.add_argument("--rows", nargs="+", default=[], help="names; zero-shot is what the others are compared with")
     parser.add_argument("--both-towers", action="store_true", help="PromptSmooth and PromptSmooth++ beside zero-shot")
     parser.add_argument("--sigmas", nargs="+", type=float, default=[0.1, 0.25, 0.5])
     parser.add_argument("--threads", type=int, default=1)

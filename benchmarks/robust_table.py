@@ -48,9 +48,9 @@ def main() -> None:
 
 def _fits(plan: Mapping[str, Any], arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, list[str]]]:
     learned = PLAN["data"][PLAN["learned_on"]]
-    for label, own in plan["fits"].items():
+    for fit, own in plan["fits"].items():
         settings = {**plan["common"], **own}
-        folder = out / "states" / label.replace(" ", "-")
+        folder = out / "states" / fit.replace(" ", "-")
         sets = [
             text for key, value in settings.items() if key != "defence" for text in ("--set", f"{key}={_text(value)}")
         ]
@@ -62,8 +62,8 @@ def _fits(plan: Mapping[str, Any], arguments: argparse.Namespace, out: Path) -> 
 
 def _attacks(plan: Mapping[str, Any], arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, list[str]]]:
     chosen = ["--defence", "zero-shot"]
-    for label, own in plan["fits"].items():
-        state = out / "states" / label.replace(" ", "-") / "state.safetensors"
+    for fit, own in plan["fits"].items():
+        state = out / "states" / fit.replace(" ", "-") / "state.safetensors"
         chosen += ["--defence", f"{own['defence']}={state}"]
     chosen += [text for name in plan["attacks"] for text in ("--attack", name)]
     chosen += [text for eps in PLAN["eps"] for text in ("--eps", eps)]

@@ -90,8 +90,8 @@ def main() -> None:
         below: State = {}
         if arguments.on_distill:
             below = make_defence("distill", DISTILLED).fit(model, train, generator=stream(0, "fit distill"))
-        for label, defence, state in _candidates(arguments.what, model, train, below):
-            print(f"{name} {label}: {_scores(defence, model, val, state, arguments.draws)}", flush=True)
+        for title, defence, state in _candidates(arguments.what, model, train, below):
+            print(f"{name} {title}: {_scores(defence, model, val, state, arguments.draws)}", flush=True)
 
 
 def _candidates(what: str, model: Clip, train: Dataset, below: State) -> Iterator[tuple[str, Defence, State]]:

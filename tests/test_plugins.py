@@ -115,7 +115,7 @@ print(json.dumps({
 """
 
 
-def test_the_documented_package_works_through_every_door(acme: Path, weights: Path, tmp_path: Path) -> None:
+def test_the_documented_package_works_from_every_command(acme: Path, weights: Path, tmp_path: Path) -> None:
     done = python(USE_ALL, acme, weights, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image as Pillow
 from PIL import ImageCms
 
-from medrobust.data import image as door
+from medrobust.data import image as image_module
 from medrobust.data.image import from_array, open_image
 from medrobust.errors import BrokenImageError, ConfigError, DataError
 from medrobust.types import Preprocess
@@ -293,7 +293,7 @@ def test_a_long_strip_is_refused_rather_than_enlarged() -> None:
     strip = np.zeros((1, 100_000), dtype=np.uint8)
     with pytest.raises(DataError, match="224 x 22400000 pixels"):
         from_array(strip, Preprocess(size=224, resize=224))
-    assert door.MAX_PIXELS < 224 * 22_400_000
+    assert image_module.MAX_PIXELS < 224 * 22_400_000
 
 
 def test_a_crop_larger_than_the_resized_image_is_refused() -> None:
