@@ -206,6 +206,14 @@ def test_named_modules_and_members_exist(page: Path) -> None:
         assert all(hasattr(there, name) for name in re.findall(r"\w+", members)), (module, members)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_shown_imports_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for module, names in re.findall(r"^from (medrobust\S*) import (.+)$", text, flags=re.M):
+        there = importlib.import_module(module)
+        assert [name for name in names.split(", ") if not hasattr(there, name)] == [], module
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
