@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from medrobust.cli import app
 from medrobust.cli.reference import filled, tables
-from medrobust.defences import make
+from medrobust.defences import make_defence
 from medrobust.errors import ConfigError
 from medrobust.jobs.experiment import PARTS, Experiment
 from medrobust.settings import parse
@@ -186,7 +186,7 @@ def test_shown_experiments_are_valid(page: Path) -> None:
     for values in settings_in(page.read_text(encoding="utf-8")):
         experiment = parse(Experiment, values, page.name)
         for choice in experiment.defences:
-            make(choice.defence, choice.settings)
+            make_defence(choice.defence, choice.settings)
 
 
 def test_experiments_are_found_and_mistakes_in_them() -> None:

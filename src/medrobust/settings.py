@@ -1,8 +1,8 @@
 """Settings: pydantic models read from values and YAML, every failure as one sentence. No torch here."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -16,6 +16,16 @@ M = TypeVar("M", bound=BaseModel)
 Resume = Literal["same", "extend", "recorded", "told"]
 Unit = Literal["", "pixels"]
 Takes = Literal["", "text", "texts", "commas", "nothing"]
+
+
+class Remarks(NamedTuple):
+    """Remarks on a field, as `option` takes them."""
+
+    names: Sequence[str] = ()
+    takes: Takes = ""
+    resume: Resume = "same"
+    group: str = ""
+    unit: Unit = ""
 
 
 def option(
@@ -37,17 +47,15 @@ def option(
     "extend" makes the plan longer, "recorded" is decided by environment.json, "told" only tells the same rows anew.
     `unit`: "pixels" for distances in [0, 1], shown in grey levels. `limits` as pydantic's `Field` takes them (ge, gt).
     """
-    said: dict[str, Any] = {"names": list(names), "takes": takes, "resume": resume, "group": group, "unit": unit}
+    said: Any = Remarks(names, takes, resume, group, unit)._asdict()
     return Field(default, description=help_, json_schema_extra={"option": said}, **limits)
 
 
-def about(field: FieldInfo) -> dict[str, Any]:
+def about(field: FieldInfo) -> Remarks:
     """The remarks of `option` on a field; the defaults for a plain one."""
     extra = field.json_schema_extra
     found = extra.get("option") if isinstance(extra, dict) else None
-    return {"names": [], "takes": "", "resume": "same", "group": "", "unit": ""} | (
-        dict(found) if isinstance(found, dict) else {}
-    )
+    return Remarks(**found) if isinstance(found, dict) else Remarks()  # type: ignore[arg-type]
 
 
 def parse(model: type[M], values: Any, where: str) -> M:
@@ -119,7 +127,7 @@ def changes(before: BaseModel, now: BaseModel) -> Iterator[tuple[str, str, str]]
         key = field.alias or name
         part = isinstance(getattr(before, name), BaseModel) or isinstance(getattr(now, name), BaseModel)
         same = was[key] == is_[key] or part or name in getattr(now, "told_anew", ())
-        if about(field)["resume"] == "same" and not same:
+        if about(field).resume == "same" and not same:
             old, new = _flat(key, was[key], field), _flat(key, is_[key], field)
             for name_ in {**old, **new}:
                 if old.get(name_) != new.get(name_):
@@ -135,7 +143,7 @@ def _flat(key: str, value: Any, field: FieldInfo) -> dict[str, str]:
             for name, part in found.items()
             for text, told in part.items()
         }
-    if about(field)["unit"] == "pixels" and isinstance(value, list):
+    if about(field).unit == "pixels" and isinstance(value, list):
         return {key: ", ".join(eps_text(float(one)) for one in value)}
     return {key: str(value)}
 

@@ -95,7 +95,7 @@ def _parameter(name: str, info: FieldInfo, group: Options) -> tuple[Any, Any]:
     default = group.defaults.get(name, info.get_default(call_default_factory=True))
     if kind == bool | None or (kind is bool and default):
         names = [f"{one}/--no-{one.removeprefix('--')}" for one in names]
-    if said["takes"] == "commas":
+    if said.takes == "commas":
         default = None
     elif isinstance(default, tuple):
         default = list(default)
@@ -104,14 +104,14 @@ def _parameter(name: str, info: FieldInfo, group: Options) -> tuple[Any, Any]:
     shown = typer.Option(
         *names,
         help=group.help.get(name, info.description),
-        rich_help_panel=said["group"] or group.panel or None,
+        rich_help_panel=said.group or group.panel or None,
         metavar=_metavar(kind),
     )
     return Annotated[kind, shown], default
 
 
 def _names(name: str, info: FieldInfo, group: Options) -> list[str]:
-    return list(group.names.get(name) or about(info)["names"] or [f"--{name.replace('_', '-')}"])
+    return list(group.names.get(name) or about(info).names or [f"--{name.replace('_', '-')}"])
 
 
 def _metavar(kind: Any) -> str:
@@ -122,7 +122,7 @@ def _metavar(kind: Any) -> str:
 
 def _takes(info: FieldInfo) -> Any:
     """The type that typer reads; None for a field that no option can give."""
-    match about(info)["takes"]:
+    match about(info).takes:
         case "texts":
             return list[str]
         case "text" | "commas":
@@ -147,7 +147,7 @@ def _plain(kind: Any) -> Any:
 
 
 def _value(info: FieldInfo, value: Any) -> Any:
-    if about(info)["takes"] == "commas" and isinstance(value, str):
+    if about(info).takes == "commas" and isinstance(value, str):
         return [part.strip() for part in value.split(",")]
     return value
 

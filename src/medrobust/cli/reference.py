@@ -59,7 +59,7 @@ def settings_table(model: type[BaseModel]) -> str:
         said = about(info)
         cells = [f"`{info.alias or name}`", _type(info.annotation), _default(info), info.description or _of_part(info)]
         if not plain:
-            cells += [_options(name, info), resumed or _RESUMED[said["resume"]]]
+            cells += [_options(name, info), resumed or _RESUMED[said.resume]]
         lines.append(cells)
     head = ["key", "type", "default", "meaning"] + ([] if plain else ["option", "another value on resuming"])
     return table(head, lines)
@@ -76,7 +76,7 @@ def _options(name: str, info: FieldInfo) -> str:
 
     if _takes(info) is None or name == "schema_version":
         return ""
-    return ", ".join(f"`{one}`" for one in about(info)["names"] or [f"--{name.replace('_', '-')}"])
+    return ", ".join(f"`{one}`" for one in about(info).names or [f"--{name.replace('_', '-')}"])
 
 
 def _type(kind: Any) -> str:
@@ -104,7 +104,7 @@ def _default(info: FieldInfo) -> str:
     value = info.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "needed"
-    if about(info)["unit"] == "pixels":
+    if about(info).unit == "pixels":
         return ", ".join(eps_text(one) for one in value)
     if isinstance(value, tuple):
         return ", ".join(one.name if isinstance(one, Choice) else f"{one}" for one in value)

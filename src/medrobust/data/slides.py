@@ -23,7 +23,7 @@ _TOLERANCE = 1.05  # a slide scanned at 39.6x serves 40x as it is
 
 @dataclass(frozen=True)
 class Cut:
-    """How a slide is cut. Raises `ConfigError` for numbers that cannot be meant."""
+    """Size, overlap and magnification of the tiles of a slide. Raises `ConfigError` for impossible numbers."""
 
     magnification: float  # as of an objective: 10 is about one micron a pixel
     size: int  # pixels of a tile's side

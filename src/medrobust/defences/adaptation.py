@@ -129,7 +129,7 @@ def _changed(vision: nn.Module, changes: State) -> nn.Module:
 
 
 def visual_prompts(state: State) -> State:
-    """What of a state a `PromptedVision` takes, by the names that it has there."""
+    """The part of a state that a `PromptedVision` takes, by the names that it has there."""
     return {key.removeprefix("prompt."): value for key, value in state.items() if key.startswith("prompt.")}
 
 
@@ -148,7 +148,7 @@ def interpolated_weights(vision: nn.Module, state: State, share: float) -> State
 
 
 def vision_part(state: State) -> State:
-    """What of a state changes the vision tower; another defence may be learned on top of it."""
+    """The part of a state that changes the vision tower; another defence may be learned on top of it."""
     return {key: value for key, value in state.items() if key.startswith(("lora.", "weight.", "prompt."))}
 
 

@@ -201,16 +201,16 @@ def dense(name: str, inputs: int, outputs: int, generator: torch.Generator) -> S
     return {key: (2 * torch.rand(shape, generator=generator) - 1) / inputs**0.5 for key, shape in shapes.items()}
 
 
-class Layer(NamedTuple):
+class HeadLayer(NamedTuple):
     """Weight and bias of one layer of a state."""
 
     weight: Tensor
     bias: Tensor
 
 
-def layer(state: State, name: str) -> Layer:
+def layer(state: State, name: str) -> HeadLayer:
     """A layer by its name. Raises KeyError naming the tensor that is missing."""
-    return Layer(state[f"{name}.weight"], state[f"{name}.bias"])
+    return HeadLayer(state[f"{name}.weight"], state[f"{name}.bias"])
 
 
 def encoder(

@@ -19,7 +19,7 @@ from medrobust.results.journal import read_journal
 from medrobust.results.shares import share_of
 from medrobust.results.values import write_sorted
 from medrobust.tell import Tell
-from medrobust.vqa.answer import Learned, answer_batch, learn_or_load
+from medrobust.vqa.answer import Learned, answer_batch, learn_or_load_answers
 from medrobust.vqa.bench import QuestionBench, open_questions, vqa_announcement
 from medrobust.vqa.learn import Asked
 from medrobust.vqa.questions import majority
@@ -98,7 +98,7 @@ def learn_all(
     first = "linear" if "linear" in settings else next(iter(settings))
     todo = [(BLIND, first, fit.blind(), test.blind()), *((name, name, fit, test) for name in settings)]
     return [
-        learn_or_load(
+        learn_or_load_answers(
             bench.model, Learned(name, recipe, settings[recipe], seen, {}), taught, bench.vocabulary,
             out / "states" / f"{name}.safetensors", data=origin, seed=asking.seed, tell=tell, learn=learn,
         )

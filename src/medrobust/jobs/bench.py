@@ -92,7 +92,7 @@ def as_given(experiment: Experiment, given: Given) -> Experiment:
 
 
 def named(text: str, argument: str) -> str:
-    """What a model or data set is called where it can be opened by name; ConfigError where a program held it."""
+    """The name by which a model or data set can be opened; ConfigError where a program held it."""
     if text.startswith(FROM_PYTHON):
         raise ConfigError(
             f"the {argument.replace('_', ' ')} of this run, {text.removeprefix(FROM_PYTHON)}, was held by a Python "

@@ -51,14 +51,14 @@ def open_check(opening: Opening[CheckSettings]) -> Checking:
     return Checking(listing, preprocess, None if given.model else settings.model)
 
 
-def units_of(opened: Checking) -> list[Unit]:
+def check_units(opened: Checking) -> list[Unit]:
     """A unit a block of images, decoded by several threads."""
     numbers = range(len(opened.listing.images))
     blocks = [numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK)]
     return [Unit(tuple(block), (block.start, block.stop)) for block in blocks]
 
 
-def work_on(opened: Checking) -> Work[Look]:
+def check_work(opened: Checking) -> Work[Look]:
     """Looks at the images of a unit."""
 
     def work(unit: Unit) -> Done[Look]:
@@ -68,7 +68,7 @@ def work_on(opened: Checking) -> Work[Look]:
     return work
 
 
-def announcement(opened: Checking, _left: float) -> list[str]:
+def check_announcement(opened: Checking, _left: float) -> list[str]:
     """Says what is read."""
     listing = opened.listing
     return [f"check {listing.source}: read each of its {len(listing.images)} images once; nothing is written"]
@@ -87,9 +87,9 @@ CHECK: Kind[CheckSettings, Checking, Look, CheckReport] = Kind(
     rows_file=_ROWS,
     form=FORM,
     open=open_check,
-    units=units_of,
-    cost=announcement,
-    work=work_on,
+    units=check_units,
+    cost=check_announcement,
+    work=check_work,
     environment=lambda _opened: {},
     publish=report_of,
 )

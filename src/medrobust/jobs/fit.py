@@ -16,7 +16,7 @@ from medrobust.defences.state import Header
 from medrobust.jobs.bench import Bench, check_settings, environment_of, prepare_bench
 from medrobust.jobs.executors import here
 from medrobust.jobs.experiment import PARTS, Choice, Experiment
-from medrobust.jobs.fitting import Known, learn_or_load, parts_of, state_files
+from medrobust.jobs.fitting import Known, bench_parts, learn_or_load_state, state_files
 from medrobust.jobs.folder import RunFolder
 from medrobust.jobs.job import Done, Kind, Opening, Unit, Work, carry_out
 from medrobust.learning.workers import ALONE, Workers
@@ -48,14 +48,14 @@ def open_fit(opening: Opening[Experiment]) -> Fitting:
             wanted, split=experiment.fit_split, given=given._replace(data=given.fit_data or given.data)
         )
         bench = replace(bench, fit_data=bench.data)
-    names = [name_of(choice.name, part.finding) for choice in experiment.defences for part in parts_of(bench)]
+    names = [name_of(choice.name, part.finding) for choice in experiment.defences for part in bench_parts(bench)]
     alone = not experiment.parts and len(names) == 1
     return Fitting(bench, {names[0]: out / STATE} if alone else state_files(names, out), opening.tell)
 
 
-def units_of(opened: Fitting) -> list[Unit]:
+def fit_units(opened: Fitting) -> list[Unit]:
     """A unit a defence, together with those that take its state or are learned on top of it; a row for each state."""
-    parts, defences = parts_of(opened.bench), opened.bench.experiment.defences
+    parts, defences = bench_parts(opened.bench), opened.bench.experiment.defences
     return [
         Unit(tuple(name_of(defences[at].name, part.finding) for at in chain for part in parts), tuple(chain))
         for chain in chains(defences)
@@ -75,19 +75,19 @@ def chains(defences: Sequence[Choice]) -> list[list[int]]:
     return sorted(sorted(chain) for chain in found)
 
 
-def work_on(opened: Fitting, *, workers: Workers = ALONE) -> Work[StateRow]:
+def fit_work(opened: Fitting, *, workers: Workers = ALONE) -> Work[StateRow]:
     """Learns the states of a unit, or loads those that are there, and keeps each in its file."""
     bench, files, tell = opened
     reuse = bool(bench.experiment.parts)
 
     def work(unit: Unit) -> Done[StateRow]:
-        known: list[Known] = [{} for _ in parts_of(bench)]
+        known: list[Known] = [{} for _ in bench_parts(bench)]
         rows = []
         for place in unit.what:
             choice = bench.experiment.defences[int(place)]
-            for part, before in zip(parts_of(bench), known, strict=True):
+            for part, before in zip(bench_parts(bench), known, strict=True):
                 name = name_of(choice.name, part.finding)
-                state, asked = learn_or_load(
+                state, asked = learn_or_load_state(
                     part.bench, choice, before, files[name], tell, reuse=reuse, workers=workers
                 )
                 settings = make_defence(choice.defence, asked).settings.model_dump(mode="json")
@@ -125,8 +125,8 @@ FIT: Kind[Experiment, Fitting, StateRow, list[StateRow]] = Kind(
     told=_told,
     check=check_settings,
     open=open_fit,
-    units=units_of,
-    work=work_on,
+    units=fit_units,
+    work=fit_work,
     environment=_environment,
     publish=publish_states,
 )
@@ -143,10 +143,10 @@ def fit_into(out: Path, experiment: Experiment, *, tell: Tell = SILENT, workers:
     folder = RunFolder(out)
     if workers.first:
         folder.remove(_ROWS, _SETTINGS)
-        (row,) = carry_out(replace(FIT, work=partial(work_on, workers=workers)), alone, out, execute=here, tell=tell)
+        (row,) = carry_out(replace(FIT, work=partial(fit_work, workers=workers)), alone, out, execute=here, tell=tell)
         return row
     check_settings(alone)
     opened = open_fit(Opening(folder, alone, tell))
-    (done,) = map(work_on(opened, workers=workers), units_of(opened))
+    (done,) = map(fit_work(opened, workers=workers), fit_units(opened))
     (row,) = done.rows
     return row

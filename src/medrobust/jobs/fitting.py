@@ -53,7 +53,7 @@ class Part(NamedTuple):
     finding: str | None = None
 
 
-def parts_of(bench: Bench) -> list[Part]:
+def bench_parts(bench: Bench) -> list[Part]:
     """The bench of each finding; the whole where an image has one class.
 
     Raises ConfigError where a defence would learn a vision tower for each finding.
@@ -75,14 +75,14 @@ def fit_all(bench: Bench, out: Path, tell: Tell = SILENT, *, learn: bool = True)
 
     Raises MedrobustError; with `learn=False` also where something would have to be learned.
     """
-    parts, defences = parts_of(bench), bench.experiment.defences
+    parts, defences = bench_parts(bench), bench.experiment.defences
     files = state_files([name_of(choice.name, part.finding) for choice in defences for part in parts], out)
     known: list[Known] = [{} for _ in parts]
     ready = []
     for choice in defences:
         for place, part in enumerate(parts):
             path = files[name_of(choice.name, part.finding)]
-            state, settings = learn_or_load(part.bench, choice, known[place], path, tell, learn=learn)
+            state, settings = learn_or_load_state(part.bench, choice, known[place], path, tell, learn=learn)
             defence = make_defence(choice.defence, settings)
             classifier = apply_state(defence, bench.model, part.bench.task, state, name=choice.name)
             ready.append(Fitted(choice.name, defence, classifier, digest(state), part.finding, place))
@@ -103,7 +103,7 @@ def state_files(names: Sequence[str], out: Path) -> dict[str, Path]:
     return files
 
 
-def learn_or_load(
+def learn_or_load_state(
     bench: Bench,
     choice: Choice,
     known: Known,
@@ -114,7 +114,7 @@ def learn_or_load(
     reuse: bool = True,
     workers: Workers = ALONE,
 ) -> tuple[State, dict[str, Any]]:
-    """What a defence learned, and its settings: loaded, shared with an earlier one, or fitted; `known` is added to.
+    """State and settings of a defence: loaded, shared with an earlier one, or fitted; `known` is added to.
 
     With `reuse`, a state in `path` that was learned in the same way is what is fitted. Raises MedrobustError; without
     `learn` also where something would have to be learned.

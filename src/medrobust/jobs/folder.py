@@ -76,11 +76,11 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether there are rows of any kind."""
+        """True where there are rows of any kind."""
         return any(self.path.glob("*.jsonl"))
 
     def settings(self, model: type[S], name: str) -> S:
-        """What this run was asked, as it stands in the file of that name. Raises RunError."""
+        """The settings of this run, as they stand in the file of that name. Raises RunError."""
         path = self.path / name
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -140,7 +140,7 @@ class RunFolder:
 
     @property
     def environment(self) -> dict[str, dict[str, Any]]:
-        """Where the numbers of a run that has begun come from; empty where none has begun. Raises RunError."""
+        """The origin of the numbers of a run that has begun; empty where none has begun. Raises RunError."""
         path = self.path / ENVIRONMENT
         if not (path.exists() and self.begun):
             return {}

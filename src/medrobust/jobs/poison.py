@@ -50,7 +50,7 @@ FORM = checked_form(AttackedPair, VERSION, parts="pairs", command="poison")
 
 @dataclass(frozen=True)
 class TargetSource:
-    """Where images to move to come from: a folder with images anywhere below it, or any labelled data."""
+    """Source of the images to move to: a folder with images anywhere below it, or any labelled data."""
 
     data: str
     task: str | None = None
@@ -105,14 +105,14 @@ def open_poison(opening: Opening[PoisonSettings]) -> Poisoning:
     return Poisoning(settings, settings.poison, model, pairs, targets, file_names(pairs.ids))
 
 
-def units_of(opened: Poisoning) -> list[Unit]:
+def poison_units(opened: Poisoning) -> list[Unit]:
     """A unit a block of pairs, attacked as one batch."""
     rows, ids = opened.rows, opened.pairs.ids
     blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
     return [Unit(tuple(ids[row] for row in block), tuple(block)) for block in blocks]
 
 
-def work_on(opened: Poisoning) -> Work[AttackedPair]:
+def poison_work(opened: Poisoning) -> Work[AttackedPair]:
     """Attacks a block of pairs; its images are kept beside the rows, by their path in the copy."""
 
     def work(unit: Unit) -> Done[AttackedPair]:
@@ -129,14 +129,14 @@ def keep_images(folder: RunFolder, notes: Notes) -> None:
         replace_bytes(folder.path / name, picture)
 
 
-def announcement(opened: Poisoning, _left: float) -> list[str]:
+def poison_announcement(opened: Poisoning, _left: float) -> list[str]:
     """Says what is attacked, and how."""
     poison, pairs = opened.poison, opened.pairs
     how = f"{poison.ball}, {poison.attack.steps} steps" if poison.images else "captions only"
     return [f"attack {len(opened.rows)} of {len(pairs)} pairs of {pairs.source} with {opened.model.name}, {how}"]
 
 
-def finish(folder: RunFolder, opened: Poisoning, tell: Tell) -> PoisonSummary:
+def finish_poison(folder: RunFolder, opened: Poisoning, tell: Tell) -> PoisonSummary:
     """Copy the pairs that are not attacked, write captions.jsonl and poison.json, and delete what came before it."""
     pairs, files = opened.pairs, opened.files
     _write_clean(folder.path, opened, tell)
@@ -219,11 +219,11 @@ POISON: Kind[PoisonSettings, Poisoning, AttackedPair, PoisonSummary] = Kind(
     form=FORM,
     check=check_poison,
     open=open_poison,
-    units=units_of,
-    cost=announcement,
-    work=work_on,
+    units=poison_units,
+    cost=poison_announcement,
+    work=poison_work,
     keep=keep_images,
     environment=_environment,
-    publish=finish,
+    publish=finish_poison,
     holding=Holding("poisoned data set", alone=True, finished=MANIFEST),
 )

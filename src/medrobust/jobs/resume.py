@@ -20,7 +20,7 @@ from medrobust.tell import SILENT, Tell
 
 @dataclass(frozen=True)
 class Standing:
-    """What a run folder holds: settings of one kind of job, or an experiment with its parts."""
+    """The content of a run folder: settings of one kind of job, or an experiment with its parts."""
 
     folder: Path
     kind: Kind[Any, Any, Any, Any]

@@ -45,7 +45,7 @@ FORM = checked_form(TileRow, _VERSION, parts="tiles", command="data tiles")
 
 @dataclass(frozen=True)
 class TilesSummary:
-    """What a slide was cut into."""
+    """Counts of the tiles of a slide."""
 
     slide: str
     scanned_at: float
@@ -90,7 +90,7 @@ def open_tiles(opening: Opening[TilesSettings]) -> Cutting:
     return Cutting(settings, slide, grid_of(slide, settings.slide, settings.cut))
 
 
-def announcement(opened: Cutting, _left: float) -> list[str]:
+def tiles_announcement(opened: Cutting, _left: float) -> list[str]:
     """Says what is cut, and into how many tiles."""
     settings, _, grid = opened
     return [
@@ -100,7 +100,7 @@ def announcement(opened: Cutting, _left: float) -> list[str]:
     ]
 
 
-def units_of(opened: Cutting) -> list[Unit]:
+def tiles_units(opened: Cutting) -> list[Unit]:
     """A unit a block of places, row by row."""
     places = opened.grid.places
     return [
@@ -109,7 +109,7 @@ def units_of(opened: Cutting) -> list[Unit]:
     ]
 
 
-def work_on(opened: Cutting) -> Work[TileRow]:
+def tiles_work(opened: Cutting) -> Work[TileRow]:
     """Cuts the tiles of a unit; those with tissue are kept beside the rows, as PNG files by their name."""
     settings, slide, grid = opened
 
@@ -182,9 +182,9 @@ TILES: Kind[TilesSettings, Cutting, TileRow, TilesSummary] = Kind(
     form=FORM,
     check=check_tiles,
     open=open_tiles,
-    units=units_of,
-    cost=announcement,
-    work=work_on,
+    units=tiles_units,
+    cost=tiles_announcement,
+    work=tiles_work,
     keep=keep_tiles,
     environment=_environment,
     publish=publish_tiles,

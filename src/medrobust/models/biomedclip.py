@@ -64,12 +64,12 @@ class _Text(NamedTuple):
 
     @property
     def pooler(self) -> Any:
-        """How the BERT is pooled."""
+        """Pooling of the BERT."""
         return self.hf_pooler_type or self.pooler_type
 
     @property
     def projection(self) -> Any:
-        """What projects the pooled token."""
+        """Projection of the pooled token."""
         return self.hf_proj_type or self.proj
 
 

@@ -51,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def said_in(form: Callable[..., N], values: Any) -> N:
-    """What a config says of the fields of a form, and the form's defaults for the rest; other keys are left out.
+    """Values of a config for the fields of a form, and the form's defaults for the rest; other keys are left out.
 
     Raises TypeError where a field without a default is not said, or where there are no keys.
     """

@@ -31,7 +31,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Poison:
-    """How many pairs are attacked, and how; either half may be left out. Raises `ConfigError` where both are."""
+    """Share of the pairs that are attacked, and the attack. Raises `ConfigError` where both halves are left out."""
 
     share: float
     ball: Ball = field(default_factory=lambda: Ball("linf", 8 / 255))
@@ -58,7 +58,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class AttackedPair:
-    """What was done to one pair. `None` where that half was not attacked, or where PSNR is infinite.
+    """The attack on one pair. `None` where that half was not attacked, or where PSNR is infinite.
 
     Cosines and PSNR (dB) are those of the 8-bit images; `words_changed` lists what stood there and what does now.
     """
@@ -76,7 +76,7 @@ class AttackedPair:
 
     @property
     def key(self) -> str:
-        """What names it within a data set."""
+        """Its name within a data set."""
         return self.id
 
 
@@ -139,7 +139,7 @@ def attack_pairs(
 
 
 def target_of(row: int, pairs: CaptionedImages, targets: Targets | None, seed: int) -> int:
-    """Which image a pair is moved to: it depends on seed and id, not on the share. Raises `DataError` for none."""
+    """The image that a pair is moved to: it depends on seed and id, not on the share. Raises `DataError` for none."""
     generator = stream(seed, "poison target", pairs.ids[row])
     if targets is not None:
         return int(torch.randint(len(targets.ids), (1,), generator=generator))

@@ -48,7 +48,7 @@ class AttackedModel:
 
 @dataclass(frozen=True)
 class PairAttack:
-    """What was attacked, and the attack on images; `eps` and `step` in pixels of [0, 1]."""
+    """The parts that were attacked, and the attack on images; `eps` and `step` in pixels of [0, 1]."""
 
     images: bool
     captions: bool
@@ -110,7 +110,7 @@ class PoisonSummary:
         return every if pairs else {name: value for name, value in every.items() if name != "pairs"}
 
     def sentence(self, out: Path) -> str:
-        """What was done, in one line for a terminal."""
+        """The attack in one line for a terminal."""
         counts, done = self.counts, self.counts.attacked
         parts = [f"{out}: {done.attacked} of {counts.pairs} pairs attacked"]
         if done.cosine_after is not None and done.cosine_before is not None:

@@ -41,7 +41,7 @@ class Learned:
         return answering(model, self.asked.words.of(rows.to(model.device)), self.state, self.recipe, self.settings)
 
 
-def learn_or_load(
+def learn_or_load_answers(
     model: Clip, blank: Learned, taught: Asked, vocabulary: Vocabulary, path: Path, *, data: str, seed: int,
     tell: Tell, learn: bool = True,
 ) -> Learned:  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is wrong with labelled images, found before anyone spends an hour on them."""
+"""Problems of labelled images, found before a run spends an hour on them."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ class Listing(NamedTuple):
     images: list[ListedImage]
 
     def has(self, split: str) -> bool:
-        """Whether a split is asked for."""
+        """True where a split is asked for."""
         return self.split is None or split in (self.split, EVERY)
 
 
@@ -61,7 +61,7 @@ def list_images(source: str, task: Task | None, split: str | None = None) -> Lis
 
 
 def report(listing: Listing, looks: Sequence[Look], preprocess: Preprocess, *, model: str | None = None) -> CheckReport:
-    """What a run on these images would meet.
+    """Report of everything that a run on these images would meet.
 
     `problems` are sentences, one for each thing that would make results wrong: broken files, one picture under two
     labels or in two splits, a class without an image, labels that the task does not know.

@@ -19,7 +19,7 @@ _THREADS = 4  # each holds one decoded image
 
 @dataclass(frozen=True)
 class Look:
-    """What one image turned out to be; `number` is its place in the inventory.
+    """The outcome of decoding one image; `number` is its place in the inventory.
 
     `digest` is the SHA-256 of the decoded pixels. `blank`: every pixel, or every one that the model would see, is the
     same. `broken`: the reason for which a run would refuse it.
@@ -37,7 +37,7 @@ class Look:
 
     @property
     def key(self) -> int:
-        """What names it: ids may stand in a source twice, which is one of the faults that a check finds."""
+        """Its place, which names it: ids may stand in a source twice, which is one of the faults that a check finds."""
         return self.number
 
     @property

@@ -112,7 +112,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What is in labelled images, and what would make results on them wrong: `problems`, one sentence each.
+    """Contents of labelled images, and everything that would make results on them wrong: `problems`, one sentence each.
 
     `findings`: each image has any number of them. `kinds` counts pictures by their pixel format.
     """
@@ -135,7 +135,7 @@ class CheckReport:
 
     @property
     def usable(self) -> bool:
-        """Whether nothing would make results wrong."""
+        """True where nothing would make results wrong."""
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Forms(NamedTuple):
 
 
 class Term(NamedTuple):
-    """What one form of a word does: `now` is put in its place; a body part's place depends on the caption."""
+    """Effect of one form of a word: `now` is put in its place; a body part's place depends on the caption."""
 
     role: str  # "body part", "kept", "denial", "denial of clause", "follower" of a denial, "answer", or one of ROLES
     group: str

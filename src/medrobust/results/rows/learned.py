@@ -31,7 +31,7 @@ class StateRow:
 
     @property
     def key(self) -> str:
-        """What names it within a run."""
+        """Its name within a run."""
         return self.name
 
 
