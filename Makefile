@@ -20,15 +20,17 @@ $(VENV)/.docs: $(VENV)/.dev
 demo: $(VENV)/.dev  ## fit, certify and report on synthetic blood smears: runs/demo/report.html
 	$(BIN)/medrobust demo --out runs/demo
 
+TEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.dev  ## all tests that take seconds
-	$(BIN)/python -m pytest
+	$(TEST)
 
 check: $(VENV)/.dev  ## format, lint, types, floors, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(TEST)
 
 docs: $(VENV)/.docs  ## the reference tables, and the documentation site into site/
 	$(BIN)/python -m medrobust.cli.reference docs

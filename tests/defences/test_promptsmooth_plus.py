@@ -15,7 +15,6 @@ from medrobust.defences.promptsmooth import PromptSmooth, entropy_of_mean, noisy
 from medrobust.defences.promptsmooth_plus import PromptSmoothPlus, first_tokens, promptsmooth_plus
 from medrobust.defences.state import check_header, header_of
 from medrobust.errors import ConfigError, ModelError, StateError
-from medrobust.jobs.bench import smoothings
 from medrobust.jobs.certify import certify_image, reopen_certified
 from medrobust.jobs.experiment import Choice, Experiment
 from medrobust.jobs.run import run
@@ -233,7 +232,7 @@ def test_a_run_foretells_the_towers_it_will_tune_and_can_be_made_again(
         "zero-shot": "model", "promptsmooth++:zero-shot": "tuned on input"
     }  # fmt: skip
     bench, fitted, sampler = reopen_certified(tmp_path / "run")
-    (rule,) = smoothings(experiment)
+    (rule,) = bench.levels
     last = rows[-2:]
     image = bench.data.read(bench.data.ids.index(last[0].id))
     assert certify_image(image, last[0].id, last[0].label, fitted, rule, sampler, seed=experiment.seed) == last

@@ -44,7 +44,7 @@ FINDINGS = TWO | {
     ],
 }  # fmt: skip
 FIXED = TWO | {"limit": 2, "sigmas": [0.25], "stopping": "fixed", "lean": False, "defences": ["zero-shot", "vote"]}
-PGD = ["--attack", "pgd", "--eps", "1/255", "--eps", "4/255"]
+PGD = ["--attack", "pgd", "--set", "pgd.steps=20", "--eps", "1/255", "--eps", "4/255"]
 DATA = ["--data", "phantom", "--task", "phantom", "--fit-data", "phantom:32"]
 TUNED = ["--defence", "zero-shot", "--defence", "promptsmooth:zero-shot", "--sigma", "0.25"]
 
@@ -55,14 +55,16 @@ COMMANDS: dict[str, list[str] | dict[str, int]] = {
     "findings": ["run", "findings.yaml", "--out", "findings"],
     "fixed": ["run", "fixed.yaml", "--out", "fixed"],
     "attack": ["attack", *DATA, *COMMON, *PGD, "--batch", "1", "--limit", "2", *TUNED, "--out", "attack"],
-    "attack a run": ["attack", "--attack", "apgd-ce", "--eps", "2/255", "--batch", "2", "--out", "fixed"],
+    "attack a run": [
+        "attack", "--attack", "apgd-ce", "--set", "steps=20", "--eps", "2/255", "--batch", "2", "--out", "fixed",
+    ],
     "audit": AUDIT,
     "evaluate": [
-        "evaluate", *DATA, *COMMON, *PGD[:4], "--limit", "2", "--n", "64", "--n0", "8", "--batch", "16",
+        "evaluate", *DATA, *COMMON, *PGD[:6], "--limit", "2", "--n", "64", "--n0", "8", "--batch", "16",
         "--defence", "zero-shot", "--out", "evaluate",
     ],
     "probe": [
-        "probe", *DATA, *COMMON, "--limit", "3", "--batch", "2", *PGD[:4],
+        "probe", *DATA, *COMMON, "--limit", "3", "--batch", "2", *PGD[:6],
         "--recipe", "linear-probe", "--recipe", "ran",
         "--set", "epochs=2", "--set", "batch=8", "--set", "ran.attack_steps=1", "--out", "probe",
     ],
@@ -75,7 +77,10 @@ COMMANDS: dict[str, list[str] | dict[str, int]] = {
         "poison", "--data", "captioned", "--share", "50%", "--steps", "3", *COMMON, "--out", "poison",
     ],
     "check": ["data", "check", "pictures/labelled", "--task", "phantom", "--json"],
-    "fit": ["fit", *DATA[:2], "--task", "phantom", *COMMON, "--defence", "pool", "--set", "steps=2", "--out", "fit"],
+    "fit": [
+        "fit", "--data", "phantom:64", "--task", "phantom", *COMMON, "--defence", "pool", "--set", "steps=2",
+        "--out", "fit",
+    ],
     "predict": ["predict", "pictures/0.png", "--task", "phantom", "--sigma", "0.25", "--n", "64", "--json"],
 }  # fmt: skip
 

@@ -96,7 +96,7 @@ def test_threads_that_look_into_a_tower_see_their_own_images(tiny: Clip, dataset
         "tokens of one": lambda: image_tokens(tiny, other),
         "first tokens": lambda: first_tokens(tiny, dataset.images([3]), 2, stream(0, "first")),
         "features": lambda: tiny.encode_image(other),
-        "parts": lambda: tiny.vit().patch,
+        "parts": lambda: tiny.encode_image.parts().patch,
     }
     assert wrong(calls, 60) == dict.fromkeys(calls, 0)
 
@@ -170,16 +170,16 @@ def test_a_prompted_tower_is_freed_with_its_last_name(tiny: Clip, dataset: Datas
 
 
 def test_the_parts_of_a_tower_are_read_again_after_a_change_and_refused_during_it(tiny: Clip) -> None:
-    before, layer = tiny.vit(), tiny.vision.layers[1]  # type: ignore[operator, union-attr, index]
+    before, layer = tiny.encode_image.parts(), tiny.vision.layers[1]  # type: ignore[operator, union-attr, index]
     for change in (changed_output, changed_input):
         with change(layer, torch.neg):
             assert has_hooks(layer)
             with pytest.raises(NotAViT, match=r"tower.encoder.layers.1 has a hook, which the fast path would not run"):
-                tiny.vit()
+                tiny.encode_image.parts()
         assert not has_hooks(layer)
-    assert torch.equal(tiny.vit().blocks[1].fc1.weight, before.blocks[1].fc1.weight)
+    assert torch.equal(tiny.encode_image.parts().blocks[1].fc1.weight, before.blocks[1].fc1.weight)
     handle = layer.register_forward_hook(lambda *_: None)
     with pytest.raises(NotAViT, match=r"tower.encoder.layers.1 has a hook"):
-        tiny.vit()
+        tiny.encode_image.parts()
     handle.remove()
     assert not has_hooks(layer)

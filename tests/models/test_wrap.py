@@ -367,7 +367,7 @@ def test_a_bench_of_it_learns_keeps_and_resumes(task: Task, dataset: Dataset, un
     network = residual()
     model = wrapped(network)
     own = Choice(defence="undefended")
-    probe = Choice(name="linear-probe", settings={"epochs": 2, "batch": 12})
+    probe = Choice(defence="linear-probe", settings={"epochs": 2, "batch": 12})
     bench = Bench(Experiment(model="mine", data="given", defences=(own,)), model, task, unseen)
     (ready,) = fit_all(bench, tmp_path, Tell())
     images = unseen.images()

@@ -103,7 +103,7 @@ def pretrain(
     attacked = None if noise is None else _attacked(noise, surrogate, eps, attack_steps, wanted.training.seed)
     use_threads()
     with reporter() as told:
-        made = build_model(wanted, out, attacked=attacked, start=from_, reporter=told, device=device)
+        made = build_model(wanted, out, attacked=attacked, start=from_, tell=told, device=device)
     if as_json:
         typer.echo(json.dumps(made.to_json()))
         return

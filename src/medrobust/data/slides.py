@@ -66,7 +66,7 @@ def open_slide(path: Path) -> Any:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideError as error:
         raise DataError(
-            f"{path} is no slide that openslide can read; expected svs, ndpi, mrxs, scn, bif or tiled TIFF"
+            f"{path} is not a slide that openslide can read; expected svs, ndpi, mrxs, scn, bif or tiled TIFF"
         ) from error
 
 

@@ -26,7 +26,7 @@ from medrobust.pairs.pretrain import pretrain, save
 from medrobust.pairs.recipe import PairSource, Recipe, caption_book
 from medrobust.pairs.start import start_from
 from medrobust.smoothing.bounds import Interval, interval
-from medrobust.tell import Tell
+from medrobust.tell import SILENT, Tell
 from medrobust.types import Classifier, Preprocess
 
 
@@ -60,7 +60,7 @@ def build_model(
     *,
     attacked: Attacked | None = None,
     start: str | None = None,
-    reporter: Tell | None = None,
+    tell: Tell = SILENT,
     device: str = "cpu",
 ) -> Pretrained:
     """Train, save into `out` in the format of transformers, and score zero-shot on the sources' test splits.
@@ -71,7 +71,6 @@ def build_model(
 
     Raises MedrobustError: RunError where `out` holds a model already or cannot be written.
     """
-    tell = reporter or Tell()
     if (out / "model.safetensors").exists():
         raise RunError(f"{out} holds a model already; use another --out")
     try:

@@ -53,11 +53,15 @@ def read_json(path: Path) -> dict[str, Any]:
 def said_in(form: Callable[..., N], values: Any) -> N:
     """Values of a config for the fields of a form, and the form's defaults for the rest; other keys are left out.
 
-    Raises TypeError where a field without a default is not said, or where there are no keys.
+    Raises KeyError naming a field without a default that is not said, TypeError where there are no keys.
     """
     if not isinstance(values, Mapping):
         raise TypeError(f"expected keys and values, got {values!r}")
-    return form(**{key: values[key] for key in signature(form).parameters if key in values})
+    fields = signature(form).parameters
+    missing = next((key for key, one in fields.items() if one.default is one.empty and key not in values), None)
+    if missing is not None:
+        raise KeyError(missing)
+    return form(**{key: values[key] for key in fields if key in values})
 
 
 def read_preprocess(folder: Path, *, crop: bool = True) -> Pixels:

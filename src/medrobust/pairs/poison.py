@@ -91,7 +91,7 @@ def parse_share(text: str) -> float:
     try:
         value = float(number) / (100 if percent else 1)
     except ValueError:
-        raise ConfigError(f"the share {text!r} is no number; write it as 10% or 0.1") from None
+        raise ConfigError(f"the share {text!r} is not a number; write it as 10% or 0.1") from None
     if 0 <= value <= 1:
         return value
     meant = f"; did you mean {number}%?" if not percent and 1 < value <= 100 else "; write it as 10% or 0.1"
