@@ -28,6 +28,7 @@ def resume(
     if isinstance(summary, RunSummary):
         tell(summary, folder, as_json)
     elif as_json or not table.exists():
-        typer.echo(json.dumps(summary.to_json(), indent=2, sort_keys=True))
+        found = summary if isinstance(summary, dict) else summary.to_json()
+        typer.echo(json.dumps(found, indent=2, sort_keys=True))
     else:
         typer.echo(table.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from medrobust.settings import option
 class CheckSettings(BaseModel):
     """The images that are looked at, and the task and model that they are meant for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     data: str = option(..., "What --data takes: a folder, manifest, .npz, MedMNIST name or phantom.")
     task: str | None = option(None, "A name from `medrobust tasks`, or a YAML file.", names=("--task", "-t"))

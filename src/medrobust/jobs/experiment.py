@@ -24,7 +24,7 @@ class Choice(BaseModel):
     learned on top of. With `transfer` these states may have been learned on another task.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, populate_by_name=True)
 
     defence: str = Field(description="A name from `medrobust defences`.")
     name: str = Field("", description="Its name in tables and rows; else DEFENCE or DEFENCE:MODE.")
@@ -65,7 +65,7 @@ def parse_choice(text: str) -> dict[str, Any]:
 class Experiment(BaseModel):
     """Model, images, defences and the parts that are carried out. Everything that can change a number stands here."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     schema_version: Literal[2] = 2
     model: str = option(
@@ -89,8 +89,9 @@ class Experiment(BaseModel):
     )
     fit_split: str = option("train", "The split they learn from.", group=DEFENCES)
     defences: tuple[Choice, ...] = option(
-        (Choice(defence="zero-shot"),), "DEFENCE[:VARIANT][=STATE.safetensors]; repeat for several.",
+        ("zero-shot",), "DEFENCE[:VARIANT][=STATE.safetensors]; repeat for several.",
         names=("--defence",), takes="texts", group=DEFENCES, min_length=1,
+        validate_default=True,  # the text becomes a `Choice` when it is needed, not when this file is imported
     )  # fmt: skip
     seed: int = option(0, "Every random number follows from it.")
     device: str = option("cpu", "cpu, cuda, cuda:1, ...")

@@ -21,7 +21,7 @@ ROWS = {
 class CertifySettings(BaseModel):
     """Settings of randomized smoothing. Reference: Cohen et al., ICML 2019; docs/certificates.md for `stopping`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     sigmas: tuple[float, ...] = option(
         (0.25,), "Noise level in pixels of [0, 1]; repeat for several.", names=("--sigma",), min_length=1
@@ -69,7 +69,7 @@ class AttackSettings(BaseModel):
     `settings` are those of each attack by its name, where they are not the usual ones.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     attacks: tuple[str, ...] = option(
         ("autoattack",), "A name from `medrobust attacks`; repeat, they run in this order.", names=("--attack",),
@@ -154,7 +154,7 @@ class AuditSettings(BaseModel):
 
     begins_anew: ClassVar[bool] = True
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     attacks: int = option(20, "Certificates attacked, for each defence.", ge=0)
     redraws: int = option(10, "Images, each at one noise level, certified again with other seeds.", ge=0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class TilesSettings(BaseModel):
     """A slide and its cut; kept as tiles.yaml. environment.json holds the slide by its hash, so it may be moved."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     slide: Path = option(..., "A whole-slide image: svs, ndpi, mrxs, scn, bif, tiled TIFF.", resume="recorded")
     magnification: float = option(..., "As of an objective; 10 is about one micron a pixel.")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class PoisonSettings(BaseModel):
     """Image-caption pairs, and how a share of them is attacked. `eps` and `step` in pixels of [0, 1]."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     data: str = option(..., "A folder of images and captions, or labelled images.", names=("--data", "-d"))
     share: float = option(..., "Of the pairs that are attacked: 10% or 0.1.", takes="text")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class VqaSettings(BaseModel):
     """Questions, recipes and attack; kept as vqa.yaml. `recipes` have all their settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     model: str = option(
         "builtin", "A name from `medrobust models`, a hub id, a folder, or NAME=PATH.", names=("--model", "-m")
