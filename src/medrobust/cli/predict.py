@@ -16,7 +16,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: Model = "builtin",
     task: Task = None,
-    defence: Annotated[str, typer.Option("--defence", help="NAME[:MODE][=STATE.safetensors].")] = "zero-shot",
+    defence: Annotated[str, typer.Option("--defence", help="`NAME[:MODE][=STATE.safetensors]`.")] = "zero-shot",
     sigma: Annotated[float | None, typer.Option(help="Also the smoothed answer and its certificate.")] = None,
     n: Annotated[int, typer.Option("--n", help="Draws that are counted.")] = 1000,
     alpha: Annotated[float, typer.Option(help="Probability that the certificate is false.")] = 0.001,

@@ -89,7 +89,7 @@ class Experiment(BaseModel):
     )
     fit_split: str = option("train", "The split they learn from.", group=DEFENCES)
     defences: tuple[Choice, ...] = option(
-        ("zero-shot",), "DEFENCE[:VARIANT][=STATE.safetensors]; repeat for several.",
+        ("zero-shot",), "`DEFENCE[:VARIANT][=STATE.safetensors]`; repeat for several.",
         names=("--defence",), takes="texts", group=DEFENCES, min_length=1,
         validate_default=True,  # the text becomes a `Choice` when it is needed, not when this file is imported
     )  # fmt: skip
