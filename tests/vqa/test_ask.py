@@ -160,6 +160,19 @@ def test_other_settings_in_the_same_folder_are_refused(
     assert (finished / "answered.jsonl").read_bytes() == before
 
 
+def test_a_larger_limit_goes_on_after_the_rows_that_are_there(
+    words: list[object], finished: Path, tmp_path: Path
+) -> None:
+    done = ask(words, tmp_path / "run", "--limit", 2)
+    assert done.exit_code == 0, done.output
+    few = (tmp_path / "run" / "answered.jsonl").read_bytes()
+    assert 0 < len(rows_in(tmp_path / "run")) < len(rows_in(finished))
+    done = ask(words, tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "run" / "answered.jsonl").read_bytes().startswith(few)
+    assert [row.key for row in rows_in(tmp_path / "run")] == [row.key for row in rows_in(finished)]
+
+
 def test_a_limit_asks_all_questions_of_the_first_images(words: list[object], tmp_path: Path) -> None:
     short = words[: words.index("--recipe") - 4]  # without what is set for ran, and the recipes
     done = ask(short, tmp_path / "run", "--limit", 2, "--recipe", "linear", "--set", "epochs=1")
