@@ -21,6 +21,15 @@ _TOO_LARGE = {"linf": 1.0, "l2": 8.0}  # from here on it is a number of grey lev
 _ROUNDS = 24  # of the l2 projection: each caps at least one pixel more, and three or four are usual
 
 
+def parse_sizes(value: Any) -> Any:
+    """One eps or several as a user gives them, ascending; what is not a text or number is left for others to refuse.
+
+    Raises AttackError for a text that is not a number.
+    """
+    sizes = value if isinstance(value, list | tuple) else (value,)
+    return tuple(sorted(pixels_of(size) if isinstance(size, str | int | float) else size for size in sizes))
+
+
 def pixels_of(eps: str | float | int) -> float:
     """A length in pixels of [0, 1] from what a user types; raises AttackError for what is not a number.
 

@@ -163,8 +163,10 @@ def carry_out(
             folder.keep(settings, kind.settings_file)
             for line in kind.cost(opened, len(journal.remaining) / max(1, len(plan))):
                 tell.say(line)
-            results = execute(OpenWork(kind, out, [opened]), _left(units, journal))
-            _append_all(kind, folder, units, journal, results, tell, partial(kind.after, folder, opened))
+            todo = _left(units, journal)
+            results = execute(OpenWork(kind, out, [opened]), todo)
+            before, after = len(units) - len(todo), partial(kind.after, folder, opened)
+            _append_all(kind, folder, todo, journal, results, tell, after, before=before)
         return kind.publish(folder, opened, tell)
 
 
@@ -185,15 +187,16 @@ def _left(units: Sequence[Unit], journal: Journal[Any]) -> list[Unit]:
 def _append_all(
     kind: Kind[Any, Any, R, Any],
     folder: RunFolder,
-    units: Sequence[Unit],
+    todo: Sequence[Unit],
     journal: Journal[R],
     results: Iterator[Done[R]],
     tell: Tell,
     after: Callable[[], object],
+    *,
+    before: int,
 ) -> None:
-    there, todo = journal.done, _left(units, journal)
-    finished = len(units) - len(todo)
-    tell.progress(kind.name, finished, len(units))
+    there, finished, total = journal.done, before, before + len(todo)
+    tell.progress(kind.name, finished, total)
     for unit, done in zip(todo, results, strict=True):
         rows = {row.key: row for row in done.rows}
         if done.notes:
@@ -201,6 +204,6 @@ def _append_all(
         journal.append([rows[key] for key in unit.keys if key not in there])
         after()
         finished += 1
-        tell.progress(kind.name, finished, len(units))
-        if tell.cancelled() and finished < len(units):
+        tell.progress(kind.name, finished, total)
+        if tell.cancelled() and finished < total:
             raise CancelledError("stopped as asked; what was written is safe, and the same job goes on from there")

@@ -56,10 +56,9 @@ class VqaSettings(BaseModel):
     @field_validator("eps", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
-        from medrobust.attacks.ball import pixels_of
+        from medrobust.attacks.ball import parse_sizes
 
-        sizes = value if isinstance(value, list | tuple) else (value,)
-        return tuple(sorted(pixels_of(size) if isinstance(size, str | int | float) else size for size in sizes))
+        return parse_sizes(value)
 
     @property
     def balls(self) -> "tuple[Ball, ...]":
